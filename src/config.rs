@@ -1,0 +1,60 @@
+//! What the operator decided for this process: flags over `VIKING_*` over defaults, checked once
+//! and passed down. Made by the CLI for `viking host` and `viking up`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::model::names::HostName;
+
+/// Where the API listens when nobody says otherwise.
+pub const API_DEFAULT: &str = "127.0.0.1:8791";
+/// Where images are pulled from when nobody says otherwise.
+pub const REGISTRY_PORT_DEFAULT: u16 = 5000;
+/// Host ports that viking hands out: below Linux's ephemeral range, above the well-known ones.
+pub const PORTS_FIRST: u16 = 20_000;
+/// See [`PORTS_FIRST`].
+pub const PORTS_LAST: u16 = 29_999;
+
+/// Everything a host needs to know before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where viking keeps its store, mirrors and cluster id.
+    pub data_dir: PathBuf,
+    /// Docker's address: `unix:///…`.
+    pub docker: String,
+    /// Where the API listens.
+    pub api: SocketAddr,
+    /// Loopback port under which every image is named and pulled.
+    pub registry_port: u16,
+    /// Image of the registry's own job; must be on the host or pullable.
+    pub registry_image: String,
+    /// This host's name.
+    pub host: HostName,
+    /// The address ports are published on.
+    pub address: IpAddr,
+    /// Optional prefix of every key.
+    pub prefix: String,
+}
+
+impl Config {
+    /// The address in front of every image of ours.
+    #[must_use]
+    pub fn registry(&self) -> String {
+        format!("127.0.0.1:{}", self.registry_port)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/viking"),
+            docker: "unix:///var/run/docker.sock".to_owned(),
+            api: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8791),
+            registry_port: REGISTRY_PORT_DEFAULT,
+            registry_image: "registry:2".to_owned(),
+            host: HostName::parse("localhost").expect("a valid name"),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            prefix: String::new(),
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! viking turns a git repository into running containers.
+//!
+//! The map, in reading order: nouns first, then what remembers them, then each stage a commit goes
+//! through, then the processes that put the stages together.
+
+pub mod model;
+
+pub mod config;
+pub mod failpoint;
+pub mod wake;
+

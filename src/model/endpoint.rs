@@ -1,0 +1,79 @@
+//! Endpoints: where a healthy job can be reached (`/ports`), and the listeners of links.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::job::JobId;
+use super::names::{NodeName, StackName, Tag};
+use super::spec::{LinkTarget, Proto};
+
+/// One key under `/ports`. The slot is not in the key: two copies differ by job id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Stack.
+    pub stack: StackName,
+    /// Tag the job runs at.
+    pub tag: Tag,
+    /// Node.
+    pub node: NodeName,
+    /// Container port.
+    pub port: u16,
+    /// Protocol.
+    pub proto: Proto,
+    /// The host's address.
+    pub ip: IpAddr,
+    /// The host's port.
+    pub host_port: u16,
+    /// The job that answers there.
+    pub job_id: JobId,
+}
+
+impl Endpoint {
+    /// `ip:hostPort`.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.host_port)
+    }
+}
+
+/// One listener of the ambassador: who links, from which tag, to what, on which of its ports.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LinkKey {
+    /// The stack that links.
+    pub stack: StackName,
+    /// The tag its container runs at.
+    pub tag: Tag,
+    /// What it links to.
+    pub target: LinkTarget,
+    /// The target's container port.
+    pub port: u16,
+}
+
+impl LinkKey {
+    /// The target's stack.
+    #[must_use]
+    pub fn target_stack(&self) -> &StackName {
+        self.target.stack.as_ref().unwrap_or(&self.stack)
+    }
+}
+
+/// Asks the ambassador for a listener on a stack's gateway address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenRequest {
+    /// Whose, to what.
+    pub key: LinkKey,
+    /// The host's address on the consumer's network.
+    pub gateway: IpAddr,
+    /// The port containers already know, after a restart; a free one when absent.
+    pub port: Option<u16>,
+}
+
+/// A healthy copy that a link or a route may reach.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Copy {
+    /// The job that answers, for logs.
+    pub job_id: JobId,
+    /// Where to dial.
+    pub address: SocketAddr,
+}

@@ -1,0 +1,88 @@
+//! Hosts: what people decided about a machine (member) and what it says of itself (alive).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Whether a host may be given jobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Readiness {
+    /// Takes jobs.
+    #[default]
+    Ready,
+    /// Keeps what it has, takes nothing new.
+    Cordoned,
+    /// Gives away what may move.
+    Draining,
+}
+
+/// What a host can hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Thousandths of a core.
+    pub cpu_millis: u64,
+    /// Bytes.
+    pub memory_bytes: u64,
+}
+
+/// Value of `/member/<hostname>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Version of this record.
+    pub v: u32,
+    /// Tells a machine from another of the same name.
+    pub machine_id: String,
+    /// Tags for `filter:`.
+    #[serde(default)]
+    pub tags: BTreeSet<String>,
+    /// What it can hold.
+    pub capacity: Capacity,
+    /// Whether it takes jobs.
+    #[serde(default)]
+    pub readiness: Readiness,
+    /// Unix milliseconds.
+    pub joined_ms: u64,
+}
+
+/// How a host's Docker is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum EngineState {
+    /// Answers.
+    Up {
+        /// Engine version.
+        version: String,
+    },
+    /// Does not; its containers are unknown, not dead.
+    Down {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// Value of `/host/<hostname>`: alive as long as its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    /// Version of this record.
+    pub v: u32,
+    /// The address ports are published on.
+    pub address: IpAddr,
+    /// Docker.
+    pub engine: EngineState,
+    /// viking's version.
+    pub version: String,
+    /// Where its API listens.
+    pub api: String,
+    /// Unix milliseconds of this start.
+    pub started_ms: u64,
+}
+
+impl HostRecord {
+    /// Whether Docker answers there.
+    #[must_use]
+    pub fn engine_up(&self) -> bool {
+        matches!(self.engine, EngineState::Up { .. })
+    }
+}

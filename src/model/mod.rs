@@ -1,0 +1,19 @@
+//! The nouns of viking: what a `viking.yml` says, what a release is, what a host saw, and the
+//! world a planner reads. Every other module speaks in these types.
+//!
+//! Never does I/O, knows no clock, and imports nothing of ours.
+
+pub mod endpoint;
+pub mod host;
+pub mod job;
+pub mod names;
+pub mod plan;
+pub mod progress;
+pub mod release;
+pub mod resolve;
+pub mod spec;
+pub mod status;
+pub mod tree;
+pub mod vikingfile;
+pub mod wire;
+pub mod world;

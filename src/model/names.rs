@@ -1,0 +1,244 @@
+//! Names that are checked once, when they are made, so that no key, path or argument built from
+//! them can be anything but what it looks like. Used by every module; never does I/O.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Longest name, in bytes: the limit of a DNS label, so that every name can be part of a host name.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is not a valid {kind}: {allowed}")]
+pub struct NameError {
+    /// What was to be named.
+    pub kind: &'static str,
+    /// The text, cut to a printable length.
+    pub found: String,
+    /// What is allowed, as a sentence for people.
+    pub allowed: &'static str,
+}
+
+fn plain_name(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let alnum = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    bytes.len() <= NAME_BYTES_MAX
+        && bytes.first().is_some_and(alnum)
+        && bytes.iter().all(|b| alnum(b) || *b == b'-' || *b == b'_')
+}
+
+fn host_name(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let alnum = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    bytes.len() <= 253
+        && bytes.first().is_some_and(alnum)
+        && bytes.iter().all(|b| alnum(b) || *b == b'-' || *b == b'.')
+        && !text.contains("..")
+}
+
+fn tag_name(text: &str) -> bool {
+    text == Tag::STATIC || plain_name(text)
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident, $allowed:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks `text` and keeps it.
+            ///
+            /// # Errors
+            /// Says what was found and what is allowed.
+            pub fn parse(text: &str) -> Result<Self, NameError> {
+                if $check(text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(NameError { kind: $kind, found: cut(text), allowed: $allowed })
+                }
+            }
+
+            /// The checked text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::parse(text)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+name_type!(
+    /// One `viking.yml` in one repository.
+    StackName, "stack name", plain_name,
+    "1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
+);
+name_type!(
+    /// One entry under `deploy:`. Not a machine.
+    NodeName, "node name", plain_name,
+    "1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
+);
+name_type!(
+    /// One entry under `build:`.
+    ImageName, "image name", plain_name,
+    "1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
+);
+name_type!(
+    /// The name before the colon of `volume: [name:/path]`.
+    VolumeName, "volume name", plain_name,
+    "1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
+);
+name_type!(
+    /// A machine that runs `viking host`.
+    HostName, "host name", host_name,
+    "1 to 253 of a-z, 0-9, '-' and '.', starting with a letter or digit"
+);
+name_type!(
+    /// Names a release: the first 12 hex digits of its commit, `-2`, `-3` for more releases of the
+    /// same commit, or `static` for what services run.
+    Tag, "tag", tag_name,
+    "the first 12 hex digits of a commit, with '-2', '-3' for later releases of it, or 'static'"
+);
+
+/// Hex digits of the commit that a tag shows.
+pub const TAG_COMMIT_DIGITS: usize = 12;
+
+impl Tag {
+    /// The tag under which services run: a push never changes it.
+    pub const STATIC: &'static str = "static";
+
+    /// The tag that services run under.
+    #[must_use]
+    pub fn of_services() -> Self {
+        Self(Self::STATIC.to_owned())
+    }
+
+    /// The tag of the `nth` release (1-based) of a commit.
+    ///
+    /// # Errors
+    /// When `commit` is not at least 12 lower-case hex digits.
+    pub fn of_commit(commit: &str, nth: u32) -> Result<Self, NameError> {
+        let head = commit.get(..TAG_COMMIT_DIGITS).filter(|h| {
+            h.bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        });
+        let Some(head) = head else {
+            return Err(NameError {
+                kind: "commit id",
+                found: cut(commit),
+                allowed: "40 hex digits",
+            });
+        };
+        Self::parse(&if nth <= 1 {
+            head.to_owned()
+        } else {
+            format!("{head}-{nth}")
+        })
+    }
+
+    /// Whether this is the tag services run under.
+    #[must_use]
+    pub fn is_static(&self) -> bool {
+        self.0 == Self::STATIC
+    }
+}
+
+/// The stack viking runs for itself (the registry); no repository may take this name.
+pub const CORE_STACK: &str = "core";
+
+/// The node of the built-in stack that holds images.
+pub const REGISTRY_NODE: &str = "registry";
+
+impl StackName {
+    /// The built-in stack.
+    #[must_use]
+    pub fn core() -> Self {
+        Self(CORE_STACK.to_owned())
+    }
+}
+
+impl NodeName {
+    /// The registry's node in the built-in stack.
+    #[must_use]
+    pub fn registry() -> Self {
+        Self(REGISTRY_NODE.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_their_place_are_refused() {
+        for bad in [
+            "",
+            "/",
+            "..",
+            "a/b",
+            "a.b",
+            "-x",
+            "A",
+            "é",
+            "a b",
+            "$(x)",
+            "a\n",
+            &"x".repeat(64),
+        ] {
+            assert!(StackName::parse(bad).is_err(), "{bad:?}");
+        }
+        for good in ["a", "0", "ragnar", "a-b_c", &"x".repeat(63)] {
+            assert!(StackName::parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_shows_twelve_digits_and_counts_releases() {
+        let commit = "a1b2c3d4e5f60718293a4b5c6d7e8f9012345678";
+        assert_eq!(Tag::of_commit(commit, 1).unwrap().as_str(), "a1b2c3d4e5f6");
+        assert_eq!(
+            Tag::of_commit(commit, 3).unwrap().as_str(),
+            "a1b2c3d4e5f6-3"
+        );
+        assert!(Tag::of_commit("abc", 1).is_err());
+        assert!(Tag::of_commit("A1B2C3D4E5F60718", 1).is_err());
+    }
+}

@@ -1,0 +1,87 @@
+//! What the planner returns: who starts where, who stops, who waits and why. A value that knows
+//! nothing of the world it came from; written by the store, printed by people's tools.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::job::{Assignment, JobKey};
+use super::names::HostName;
+use super::release::RunId;
+use super::world::{Pin, PinKey};
+
+/// What the rules said of one host for one job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The host.
+    pub host: HostName,
+    /// Whether it may run the job.
+    pub fits: bool,
+    /// Why, with the numbers.
+    pub reason: String,
+}
+
+/// A job put on a host; kept with the `placed` event of its stack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The job.
+    pub job: JobKey,
+    /// The run it belongs to.
+    pub run: RunId,
+    /// Its host.
+    pub host: HostName,
+    /// Why there, in words.
+    pub reason: String,
+    /// What the rules said of every host.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// A placement taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// What stops.
+    pub placement: Assignment,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// A wanted job that has no placement yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unplaced {
+    /// The job.
+    pub job: JobKey,
+    /// Why, in words.
+    pub reason: String,
+    /// What the rules said of every host; empty when it waits for another job.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// Every wanted job is in exactly one of `kept`, `start`, `waiting`, `blocked`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// When it was made, Unix milliseconds.
+    pub now_ms: u64,
+    /// Jobs whose placement stays.
+    pub kept: Vec<JobKey>,
+    /// New placements.
+    pub start: Vec<Start>,
+    /// Placements that end.
+    pub stop: Vec<Stop>,
+    /// Wanted jobs that wait for another job.
+    pub waiting: Vec<Unplaced>,
+    /// Wanted jobs that no host may run now.
+    pub blocked: Vec<Unplaced>,
+    /// Pins to write with the first start.
+    pub pins: BTreeMap<PinKeyText, (PinKey, Pin)>,
+}
+
+/// Sort key of a pin: its key under `/fixed`, so that plans print in a stable order.
+pub type PinKeyText = String;
+
+impl Plan {
+    /// Whether the store would not change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.start.is_empty() && self.stop.is_empty() && self.pins.is_empty()
+    }
+}

@@ -1,0 +1,457 @@
+//! Releases and the one pointer per stack: immutable records of what a commit means, and which of
+//! them is live. Written only by the leader.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::names::{ImageName, NodeName, StackName, Tag};
+use super::plan::Start;
+use super::spec::{ContainerSpec, ImageRef, LinkTarget, StopPolicy};
+
+/// A commit, as people want to see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Full hex id.
+    pub id: String,
+    /// First line of the message, cut.
+    pub subject: String,
+    /// Author's name.
+    pub author: String,
+    /// Author time, Unix milliseconds.
+    pub at_ms: u64,
+}
+
+impl Commit {
+    /// The digits people recognise.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.id
+            .get(..super::names::TAG_COMMIT_DIGITS)
+            .unwrap_or(&self.id)
+    }
+}
+
+/// Value of `/image/<stack>/<tag>/<image>`: the build record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// Version of this record.
+    pub v: u32,
+    /// Repository path without the registry's address.
+    pub repository: String,
+    /// `sha256:…` of the manifest.
+    pub digest: String,
+    /// Hash of everything that went in; equal hash, no build.
+    pub input: String,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// How long the build took, milliseconds; 0 when reused.
+    pub build_ms: u64,
+    /// The commit that built these bytes.
+    pub commit: String,
+    /// The release that built these bytes.
+    pub built_by: Tag,
+}
+
+impl ImageRecord {
+    /// The image as a spec names it.
+    #[must_use]
+    pub fn image_ref(&self) -> ImageRef {
+        ImageRef::Ours {
+            repository: self.repository.clone(),
+            digest: self.digest.clone(),
+        }
+    }
+}
+
+/// A host tag that `filter:` names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Filter {
+    /// The host tag.
+    pub tag: String,
+    /// What it means for placement.
+    pub rule: FilterRule,
+}
+
+/// How a host tag counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilterRule {
+    /// `tag`
+    Required,
+    /// `!tag`
+    Forbidden,
+    /// `tag:flexible`
+    Preferred,
+}
+
+/// A domain of a node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Domain {
+    /// Lower-case host name, perhaps with a leading `*.`.
+    pub name: String,
+    /// Container port; the first exposed one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum NodeKind {
+    /// Runs a container.
+    Container,
+    /// Files of the commit, served by every router. Has no jobs until the router exists.
+    Website {
+        /// Path in the commit.
+        document_root: String,
+    },
+}
+
+/// One node of a release. What is not in the container spec is read from here, so a staged change
+/// of it touches nothing live before promotion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseNode {
+    /// The tag its jobs run at: this release's if the spec changed, else an older one, or `static`.
+    pub tag: Tag,
+    /// Kind.
+    pub kind: NodeKind,
+    /// Hash of the spec at `tag`.
+    pub spec_hash: String,
+    /// Copies.
+    pub scale: u32,
+    /// Domains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<Domain>,
+    /// Host tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filter: Vec<Filter>,
+    /// `spread: required`.
+    #[serde(default)]
+    pub spread_required: bool,
+    /// How its jobs are stopped.
+    pub stop: StopPolicy,
+    /// Promise 3: a push never restarts it.
+    #[serde(default)]
+    pub service: bool,
+    /// Pinned without a volume.
+    #[serde(default)]
+    pub fixed: bool,
+    /// Two copies of a slot must never run at once.
+    #[serde(default)]
+    pub exclusive: bool,
+    /// Links, for order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub link: Vec<LinkTarget>,
+    /// Names of named volumes: every node naming one goes to the same host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_volumes: Vec<super::names::VolumeName>,
+    /// Whether it has any volume, so that its slots are pinned.
+    #[serde(default)]
+    pub has_volume: bool,
+    /// Ports of the host it must have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<u16>,
+    /// Reserved when placing.
+    #[serde(default)]
+    pub resources: super::spec::Resources,
+    /// A changed spec of a service: waits here until `viking restart`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Box<ContainerSpec>>,
+}
+
+impl ReleaseNode {
+    /// Whether its slots must stay on the host they first started on.
+    #[must_use]
+    pub fn pinned(&self) -> bool {
+        self.fixed || self.has_volume
+    }
+
+    /// How many jobs it has.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        match self.kind {
+            NodeKind::Container => self.scale,
+            NodeKind::Website { .. } => 0,
+        }
+    }
+}
+
+/// Value of `/release/<stack>/<tag>`; written once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Version of this record.
+    pub v: u32,
+    /// Stack.
+    pub stack: StackName,
+    /// Tag.
+    pub tag: Tag,
+    /// The commit it was made from.
+    pub commit: Commit,
+    /// The run that made it.
+    pub run: RunId,
+    /// Unix milliseconds.
+    pub made_ms: u64,
+    /// Images of this release: the tag under `/image` whose record holds the bytes is this one's.
+    #[serde(default)]
+    pub images: BTreeMap<ImageName, ImageRecord>,
+    /// Texts of external references and what they resolved to, kept until the text changes.
+    #[serde(default)]
+    pub external: BTreeMap<String, ImageRef>,
+    /// Nodes.
+    pub nodes: BTreeMap<NodeName, ReleaseNode>,
+}
+
+impl Release {
+    /// Whether any node's jobs run under this release's own tag or are new services of it.
+    #[must_use]
+    pub fn runs_at(&self, node: &NodeName, tag: &Tag) -> bool {
+        self.nodes.get(node).is_some_and(|n| n.tag == *tag)
+    }
+}
+
+/// A run: one attempt to bring one commit live. Unique, sortable by time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(pub String);
+
+impl RunId {
+    /// A run started at `now_ms`; `salt` tells two of the same millisecond apart.
+    #[must_use]
+    pub fn new(now_ms: u64, salt: u16) -> Self {
+        Self(format!("{now_ms:013}-{salt:04x}"))
+    }
+}
+
+impl std::fmt::Display for RunId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a stack is between two releases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// A commit is being read and its images built.
+    Building,
+    /// Changed jobs start beside the live ones.
+    Staging,
+    /// Exclusive jobs are handed over, one slot at a time.
+    Cutting,
+    /// Nothing is under way.
+    #[default]
+    Live,
+    /// A failed release is being taken back.
+    Reverting,
+    /// The last commit failed; the previous release serves.
+    Failed,
+    /// A newer commit took over.
+    Superseded,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Building => "building",
+            Self::Staging => "staging",
+            Self::Cutting => "cutting",
+            Self::Live => "live",
+            Self::Reverting => "reverting",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+        })
+    }
+}
+
+/// Lines of a log kept with a failure.
+pub const LOG_TAIL_LINES: usize = 20;
+
+/// Why a commit is not tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// The commit.
+    pub commit: Commit,
+    /// Its tag.
+    pub tag: Tag,
+    /// The run.
+    pub run: RunId,
+    /// `parse`, `build`, `start`, `health`.
+    pub stage: String,
+    /// Why, in words.
+    pub reason: String,
+    /// Last lines of the log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// A commit being turned into a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Building {
+    /// The commit.
+    pub commit: Commit,
+    /// The tag it will have.
+    pub tag: Tag,
+    /// The run.
+    pub run: RunId,
+    /// Unix milliseconds.
+    pub since_ms: u64,
+    /// A fault from outside that holds it up, if any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// How the stack's source is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceState {
+    /// `ok`, `missing` (branch gone), `rewritten`, `unreachable`, `denied`, `bad`.
+    pub state: String,
+    /// Why, in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The newest commit seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Commit>,
+    /// Since when, Unix milliseconds.
+    pub since_ms: u64,
+}
+
+/// One slot of an exclusive node whose hand-over has begun: the live copy stands still.
+pub type Cut = (NodeName, u32);
+
+/// Value of `/release/<stack>`: the small pointer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pointer {
+    /// Version of this record.
+    pub v: u32,
+    /// Serves.
+    #[serde(default)]
+    pub live: Option<Tag>,
+    /// Is being brought up beside it.
+    #[serde(default)]
+    pub staged: Option<Tag>,
+    /// Is being drained.
+    #[serde(default)]
+    pub retiring: Option<Tag>,
+    /// Where it is.
+    #[serde(default)]
+    pub phase: Phase,
+    /// Since when, Unix milliseconds.
+    #[serde(default)]
+    pub since_ms: u64,
+    /// The run that brought it here.
+    #[serde(default)]
+    pub run: Option<RunId>,
+    /// Slots handed over so far, while cutting.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub cut: BTreeSet<Cut>,
+    /// Why it is in this phase, in words; empty when all is well.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The failure being reverted, or the last failed commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Quarantine>,
+    /// A commit that is being built, perhaps while another is staged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building: Option<Building>,
+    /// The source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceState>,
+    /// The stack is being removed: nothing of it is wanted any more.
+    #[serde(default)]
+    pub removing: bool,
+    /// Fields of newer versions, kept on rewrite.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, serde_json::Value>,
+}
+
+impl Pointer {
+    /// Tags that the pointer names, live first.
+    pub fn named(&self) -> impl Iterator<Item = &Tag> {
+        [&self.live, &self.staged, &self.retiring]
+            .into_iter()
+            .flatten()
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunEnd {
+    /// Serves.
+    Live,
+    /// The commit's own fault.
+    Failed,
+    /// A newer commit took over.
+    Superseded,
+    /// Taken back by a person.
+    RolledBack,
+}
+
+/// Value of `/history/<stack>/<run>`: exactly one end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Version of this record.
+    pub v: u32,
+    /// The run.
+    pub run: RunId,
+    /// The commit.
+    pub commit: Commit,
+    /// The release's tag.
+    pub tag: Tag,
+    /// The one end.
+    pub end: RunEnd,
+    /// Why, in words; empty when live.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The stage it failed at.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stage: String,
+    /// Last lines of the log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+    /// Milliseconds per stage, in order.
+    #[serde(default)]
+    pub stages_ms: Vec<(String, u64)>,
+    /// Unix milliseconds of the end.
+    pub ended_ms: u64,
+}
+
+/// Value of `/stack/<stack>`: where it comes from. Written by people through the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Version of this record.
+    pub v: u32,
+    /// Remote: https, ssh, file or a path. Never holds a password.
+    pub url: String,
+    /// Branch; the remote's HEAD when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// Folder in the repository that holds `viking.yml`; empty for its root.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// Milliseconds between two polls.
+    pub poll_ms: u64,
+}
+
+/// Value of `/event/<stack>/<run>-<n>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Version of this record.
+    pub v: u32,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// Who acted: `leader`, or a host's name.
+    pub who: String,
+    /// What it was about: `stack`, `stack/node` or `stack/node.slot`.
+    pub about: String,
+    /// What happened: `drift`, `started`, `promoted`, `failed`, …
+    pub what: String,
+    /// In words.
+    pub why: String,
+    /// Of a placement: the job and what the rules said of every host then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placed: Option<Box<Start>>,
+}

@@ -1,0 +1,241 @@
+//! What the API is asked and what it answers, besides status: the one definition that the server
+//! and the CLI share. Types only.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::host::{Capacity, EngineState, Readiness};
+use super::job::JobKey;
+use super::names::{HostName, ImageName, NodeName, StackName, Tag};
+use super::plan::Verdict;
+use super::release::{Commit, EventRecord, ImageRecord, Phase};
+
+/// Unix milliseconds as RFC 3339 in whole seconds, UTC.
+#[must_use]
+pub fn rfc3339(ms: u64) -> String {
+    // The year 9999, where the format ends: a nonsensical clock must not panic.
+    const SECONDS_MAX: u64 = 253_402_300_799;
+    let seconds = (ms / 1000).min(SECONDS_MAX);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
+
+/// A list of things; `schema` names what they are and in which version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List<T> {
+    /// `viking.<things>/v1`.
+    pub schema: String,
+    /// The things.
+    pub items: Vec<T>,
+}
+
+impl<T> List<T> {
+    /// A list of version 1.
+    #[must_use]
+    pub fn new(things: &str, items: Vec<T>) -> Self {
+        Self {
+            schema: format!("viking.{things}/v1"),
+            items,
+        }
+    }
+}
+
+/// Body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What was attempted and what was found.
+    pub error: String,
+    /// What to do about it.
+    pub hint: String,
+    /// The request's id, also in the host's log.
+    pub id: String,
+}
+
+/// Asks to follow a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddRequest {
+    /// Remote: https, ssh, file or an absolute path.
+    pub url: String,
+    /// Branch; the remote's HEAD when absent.
+    #[serde(default)]
+    pub branch: Option<String>,
+    /// Folder of `viking.yml`; empty for the root.
+    #[serde(default)]
+    pub path: String,
+    /// Milliseconds between two looks.
+    pub poll_ms: u64,
+}
+
+/// A repository is followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Added {
+    /// The name its `viking.yml` gives.
+    pub stack: StackName,
+    /// Its newest commit.
+    pub head: Option<Commit>,
+}
+
+/// Asks to look at a repository now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncRequest {
+    /// Resolve external images anew as well.
+    #[serde(default)]
+    pub pull: bool,
+}
+
+/// Something was asked for; the leader carries it out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The stack.
+    pub stack: StackName,
+    /// What will happen, in words.
+    pub accepted: String,
+}
+
+/// One line of a log stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRow {
+    /// `stack/node.slot`.
+    pub job: String,
+    /// Tag it runs at.
+    pub tag: Tag,
+    /// Its host.
+    pub host: HostName,
+    /// From standard error.
+    pub stderr: bool,
+    /// The line.
+    pub text: String,
+}
+
+/// A stack in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackRow {
+    /// Its name.
+    pub stack: StackName,
+    /// The remote, without user and password; absent for the built-in stack.
+    pub url: Option<String>,
+    /// Branch; the remote's HEAD when absent.
+    pub branch: Option<String>,
+    /// Folder of `viking.yml`.
+    pub path: String,
+    /// Tag that serves.
+    pub live: Option<Tag>,
+    /// Tag that is brought up.
+    pub staged: Option<Tag>,
+    /// Where it is.
+    pub phase: Phase,
+}
+
+/// A host in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRow {
+    /// Its name.
+    pub host: HostName,
+    /// Whether it is alive.
+    pub alive: bool,
+    /// Whether it takes jobs.
+    pub readiness: Readiness,
+    /// Tags for `filter:`.
+    pub tags: BTreeSet<String>,
+    /// What it can hold.
+    pub capacity: Capacity,
+    /// The address ports are published on; absent when it is not alive.
+    pub address: Option<String>,
+    /// Where its API listens.
+    pub api: Option<String>,
+    /// How its Docker is.
+    pub engine: Option<EngineState>,
+    /// viking's version there.
+    pub version: Option<String>,
+    /// Jobs placed there.
+    pub jobs: usize,
+}
+
+/// A recorded release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagRow {
+    /// Tag.
+    pub tag: Tag,
+    /// `live`, `staged`, `retiring`, or empty for a release that does not run.
+    pub role: String,
+    /// The commit it was made from.
+    pub commit: Commit,
+    /// When it was made, RFC 3339.
+    pub made: String,
+}
+
+/// A build record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRow {
+    /// Stack.
+    pub stack: StackName,
+    /// Tag.
+    pub tag: Tag,
+    /// Image.
+    pub image: ImageName,
+    /// The record.
+    pub record: ImageRecord,
+}
+
+/// An event of a stack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRow {
+    /// Stack.
+    pub stack: StackName,
+    /// When, RFC 3339.
+    pub at: String,
+    /// The record.
+    #[serde(flatten)]
+    pub event: EventRecord,
+}
+
+/// One key of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRow {
+    /// The key.
+    pub key: String,
+    /// Its value as text.
+    pub value: String,
+}
+
+/// Where the jobs of a node run or would run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// Stack.
+    pub stack: StackName,
+    /// The release that was asked for.
+    pub tag: Tag,
+    /// Node.
+    pub node: NodeName,
+    /// One per slot.
+    pub jobs: Vec<AllocatedJob>,
+}
+
+/// Where one job runs or would run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocatedJob {
+    /// The job.
+    pub job: JobKey,
+    /// Where it runs.
+    pub host: Option<HostName>,
+    /// Its id there.
+    pub id: Option<String>,
+    /// Whether the verdicts are those stored with the decision; else they are of now.
+    pub decided: bool,
+    /// What the rules said of every host when it was placed, or say now of a job that is not.
+    pub verdicts: Vec<Verdict>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(rfc3339(1_700_000_000_999), "2023-11-14T22:13:20Z");
+        assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59Z");
+    }
+}

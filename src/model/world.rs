@@ -1,0 +1,128 @@
+//! The world a planner reads: everything at one revision, `now` included. Made by `store`, read by
+//! `schedule` and the API. Never changed while somebody decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::host::{HostRecord, Member};
+use super::job::{Assignment, CounterRecord, JobKey, Seat, StateRecord};
+use super::names::{HostName, NodeName, StackName, Tag, VolumeName};
+use super::release::{Pointer, Release, Source};
+use super::spec::ContainerSpec;
+
+/// One stack's part of the world.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StackWorld {
+    /// Where it comes from; absent once `viking remove` took it away (and always for `core`).
+    pub source: Option<Source>,
+    /// The pointer; the default one when nothing was released yet.
+    pub pointer: Pointer,
+    /// Mod revision of the pointer's key, 0 when there is none: guards the next change of it.
+    pub pointer_revision: i64,
+    /// Releases on record.
+    pub releases: BTreeMap<Tag, Release>,
+    /// Specs on record.
+    pub procs: BTreeMap<(NodeName, Tag), ContainerSpec>,
+}
+
+impl StackWorld {
+    fn release(&self, tag: Option<&Tag>) -> Option<&Release> {
+        tag.and_then(|tag| self.releases.get(tag))
+    }
+
+    /// The release that serves.
+    #[must_use]
+    pub fn live(&self) -> Option<&Release> {
+        self.release(self.pointer.live.as_ref())
+    }
+
+    /// The release being brought up.
+    #[must_use]
+    pub fn staged(&self) -> Option<&Release> {
+        self.release(self.pointer.staged.as_ref())
+    }
+
+    /// The release being drained.
+    #[must_use]
+    pub fn retiring(&self) -> Option<&Release> {
+        self.release(self.pointer.retiring.as_ref())
+    }
+}
+
+/// What is pinned: a slot of a node, or a named volume with all that use it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinKey {
+    /// `/fixed/<stack>/<node>/<slot>`
+    Seat(Seat),
+    /// `/fixed/<stack>/<volume>`
+    Volume(StackName, VolumeName),
+}
+
+/// Value under `/fixed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Version of this record.
+    pub v: u32,
+    /// The host.
+    pub host: HostName,
+    /// Unix milliseconds.
+    pub since_ms: u64,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// Everything, at one revision.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct World {
+    /// Unix milliseconds.
+    pub now_ms: u64,
+    /// The store's revision.
+    pub revision: i64,
+    /// Stacks, those with a source and those with a pointer.
+    pub stacks: BTreeMap<StackName, StackWorld>,
+    /// Machines people count on.
+    pub members: BTreeMap<HostName, Member>,
+    /// Machines that are alive.
+    pub hosts: BTreeMap<HostName, HostRecord>,
+    /// Placements, by job then host: two hosts while a job moves.
+    pub assignments: BTreeMap<(JobKey, HostName), Assignment>,
+    /// Who answers for a job.
+    pub run: BTreeMap<JobKey, HostName>,
+    /// Pins.
+    pub fixed: BTreeMap<PinKey, Pin>,
+    /// What hosts saw.
+    pub states: BTreeMap<(HostName, JobKey), StateRecord>,
+    /// Failures in a row.
+    pub counters: BTreeMap<(HostName, JobKey), CounterRecord>,
+    /// Keys that cannot be read, with the reason: what they name is left alone.
+    pub frozen: BTreeMap<String, String>,
+    /// Stacks with an unreadable pointer, release or spec: nothing of them is started or stopped.
+    pub frozen_stacks: BTreeSet<StackName>,
+}
+
+impl World {
+    /// The placement that counts for a job, if it has one.
+    #[must_use]
+    pub fn placement(&self, job: &JobKey) -> Option<&Assignment> {
+        let host = self.run.get(job)?;
+        self.assignments.get(&(job.clone(), host.clone()))
+    }
+
+    /// What its host last saw of a placement; `None` when it saw another instance or nothing.
+    #[must_use]
+    pub fn state(&self, placement: &Assignment) -> Option<&StateRecord> {
+        self.states
+            .get(&(placement.host.clone(), placement.job.clone()))
+            .filter(|state| state.instance == placement.instance)
+    }
+
+    /// Failures of a placement.
+    #[must_use]
+    pub fn counter(&self, placement: &Assignment) -> Option<&CounterRecord> {
+        self.counters
+            .get(&(placement.host.clone(), placement.job.clone()))
+            .filter(|counter| counter.instance == placement.instance)
+    }
+}

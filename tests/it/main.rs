@@ -1,0 +1,3 @@
+//! The one integration binary: real edges and whole-cluster tests, one module per area.
+
+mod vikingfile;
