@@ -5,6 +5,8 @@
 
 pub mod model;
 
+pub mod store;
+
 pub mod config;
 pub mod failpoint;
 pub mod wake;

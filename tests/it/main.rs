@@ -1,3 +1,4 @@
 //! The one integration binary: real edges and whole-cluster tests, one module per area.
 
+mod store;
 mod vikingfile;

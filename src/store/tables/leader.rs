@@ -1,0 +1,347 @@
+//! What only the leader writes: releases, pointers, placements, ends of runs. Every transaction
+//! carries the fence of a [`Leadership`]; several batches are each safe by themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::write::{Outcome, Unit, refuse};
+use super::{Result, Tables, encode};
+use crate::model::job::JobKey;
+use crate::model::names::{HostName, ImageName, NodeName, StackName, Tag};
+use crate::model::plan::{Plan, Start, Stop};
+use crate::model::release::{EventRecord, ImageRecord, Pointer, Release, RunId, RunRecord};
+use crate::model::spec::ContainerSpec;
+use crate::store::election::Leadership;
+use crate::store::keys::{Family, Key};
+use crate::store::{Compare, KeyValue, Op, Selector, TXN_OPS_MAX};
+
+/// Most operations that may ride with a pointer's change: history, events, requests obeyed.
+const EXTRA_OPS_MAX: usize = TXN_OPS_MAX / 2;
+
+/// One record of a release, before it is known whether it is there.
+struct Record {
+    key: String,
+    value: Vec<u8>,
+    /// What services run may change under the same key; everything else is written once.
+    mutable: bool,
+}
+
+impl Record {
+    fn once(key: String, value: Vec<u8>) -> Self {
+        let mutable = false;
+        Self {
+            key,
+            value,
+            mutable,
+        }
+    }
+}
+
+/// Keys as they were read, by text.
+type Read = BTreeMap<String, KeyValue>;
+
+fn revision_of(read: &Read, key: &str) -> i64 {
+    read.get(key).map_or(0, |kv| kv.mod_revision)
+}
+
+impl Tables {
+    async fn read_keys(&self, keys: impl Iterator<Item = String>) -> Result<Read> {
+        let snapshot = self.read(keys.map(Selector::Key).collect()).await?;
+        let all = snapshot.lists.into_iter().flatten();
+        Ok(all.map(|kv| (kv.key.clone(), kv)).collect())
+    }
+
+    fn pointer_unit(
+        &self,
+        stack: &StackName,
+        pointer: &Pointer,
+        expected: i64,
+        extra: Vec<Op>,
+    ) -> Unit {
+        let key = self.keys.text(&Key::Pointer(stack.clone()));
+        let compares = vec![Compare::ModRevision(key.clone(), expected)];
+        let mut ops = extra;
+        ops.push(Op::put(key, encode(pointer)));
+        Unit::new(compares, ops)
+    }
+
+    /// Changes a stack's pointer, and in the same transaction whatever `extra` says: history,
+    /// events, requests obeyed. `expected_mod_revision` is 0 for the first one.
+    ///
+    /// # Errors
+    /// When the store has no answer, or `extra` is too much for one transaction.
+    pub async fn set_pointer(
+        &self,
+        leadership: &Leadership,
+        stack: &StackName,
+        pointer: &Pointer,
+        expected_mod_revision: i64,
+        extra: Vec<Op>,
+    ) -> Result<Outcome> {
+        if extra.len() > EXTRA_OPS_MAX {
+            return refuse(format!(
+                "{} operations with a change of {stack}",
+                extra.len()
+            ));
+        }
+        let unit = self.pointer_unit(stack, pointer, expected_mod_revision, extra);
+        self.lead(leadership, vec![unit]).await
+    }
+
+    /// TXN 1: records first, the release with the pointer last. `registry` is where every host's
+    /// Docker finds ours (`127.0.0.1:5000`). What a crashed attempt left of the same tag is
+    /// overwritten; a release on record never is: doing it again must come to the same values.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    #[expect(clippy::too_many_arguments, reason = "a release is all of these")]
+    pub async fn stage(
+        &self,
+        leadership: &Leadership,
+        release: &Release,
+        procs: &BTreeMap<(NodeName, Tag), ContainerSpec>,
+        registry: &str,
+        pointer: &Pointer,
+        expected_mod_revision: i64,
+        extra: Vec<Op>,
+    ) -> Result<Outcome> {
+        if extra.len() > EXTRA_OPS_MAX {
+            return refuse(format!("{} operations with a release", extra.len()));
+        }
+        let records = self.records(release, procs, registry);
+        let key = self
+            .keys
+            .text(&Key::Release(release.stack.clone(), release.tag.clone()));
+        let reused = self.reused(release);
+        let all = records.iter().map(|record| record.key.clone());
+        let read = self
+            .read_keys(all.chain(reused.iter().cloned()).chain([key.clone()]))
+            .await?;
+        let staged = read.contains_key(&key);
+        let Some(mut units) = record_units(records, &read, staged) else {
+            return Ok(Outcome::Conflict);
+        };
+        let mut last = self.pointer_unit(&release.stack, pointer, expected_mod_revision, extra);
+        let guard = |key: String| Compare::ModRevision(key.clone(), revision_of(&read, &key));
+        last.compares.extend(reused.into_iter().map(guard));
+        let value = encode(release);
+        if read.get(&key).is_some_and(|kv| kv.value != value) {
+            return Ok(Outcome::Conflict);
+        }
+        last.compares.push(guard(key.clone()));
+        if !staged {
+            last.ops.insert(0, Op::put(key, value));
+        }
+        units.push(last);
+        self.lead(leadership, units).await
+    }
+
+    /// Records of a release but for the release itself.
+    fn records(
+        &self,
+        release: &Release,
+        procs: &BTreeMap<(NodeName, Tag), ContainerSpec>,
+        registry: &str,
+    ) -> Vec<Record> {
+        let (stack, tag) = (&release.stack, &release.tag);
+        let mut records = Vec::new();
+        for (image, record) in &release.images {
+            let key = Key::Image(stack.clone(), tag.clone(), image.clone());
+            records.push(Record::once(self.keys.text(&key), encode(record)));
+            let key = Key::ImageText(stack.clone(), tag.clone(), image.clone());
+            let reference = record.image_ref().reference(registry);
+            records.push(Record::once(self.keys.text(&key), reference.into_bytes()));
+        }
+        for ((node, tag), spec) in procs {
+            let key = Key::Proc(stack.clone(), tag.clone(), node.clone());
+            records.push(Record {
+                key: self.keys.text(&key),
+                value: encode(spec),
+                mutable: tag.is_static(),
+            });
+        }
+        records
+    }
+
+    /// Build records of earlier releases whose images this one uses: they must not go meanwhile.
+    fn reused(&self, release: &Release) -> BTreeSet<String> {
+        let older = |record: &&ImageRecord| record.built_by != release.tag;
+        let images = release.images.iter().filter(|(_, record)| older(record));
+        let key = |(image, record): (&ImageName, &ImageRecord)| {
+            let tag = record.built_by.clone();
+            self.keys
+                .text(&Key::Image(release.stack.clone(), tag, image.clone()))
+        };
+        images.map(key).collect()
+    }
+
+    /// TXN 2: placements, who answers for a job, pins. Stops compare the instance they are about.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn assign(&self, leadership: &Leadership, plan: &Plan) -> Result<Outcome> {
+        if plan.is_empty() {
+            return Ok(Outcome::Done(self.seen()));
+        }
+        let run = |stop: &Stop| self.keys.text(&Key::Run(stop.placement.job.clone()));
+        let read = self.read_keys(plan.stop.iter().map(run)).await?;
+        let started: BTreeSet<&JobKey> = plan.start.iter().map(|start| &start.job).collect();
+        let again = |stop: &&Stop| {
+            let job = &stop.placement.job;
+            plan.start
+                .iter()
+                .any(|s| s.job == *job && s.host == stop.placement.host)
+        };
+        // What stops and starts again in one place has to stop first; else the new comes first.
+        let (first, later): (Vec<&Stop>, Vec<&Stop>) = plan.stop.iter().partition(again);
+        let stop = |stop: &Stop| self.stop_unit(stop, &read, started.contains(&stop.placement.job));
+        let mut units: Vec<Unit> = first.into_iter().map(stop).collect();
+        units.extend(plan.pins.values().map(|(pin, record)| {
+            let key = self.keys.text(&Key::Fixed(pin.clone()));
+            let absent = Compare::CreateRevision(key.clone(), 0);
+            Unit::new(vec![absent], vec![Op::put(key, encode(record))])
+        }));
+        units.extend(
+            plan.start
+                .iter()
+                .map(|start| self.start_unit(start, plan.now_ms)),
+        );
+        units.extend(later.into_iter().map(stop));
+        self.lead(leadership, units).await
+    }
+
+    /// A placement, and in the same transaction why it was made.
+    fn start_unit(&self, start: &Start, at_ms: u64) -> Unit {
+        let Start { job, host, .. } = start;
+        let deploy = self.keys.text(&Key::Deploy(host.clone(), job.clone()));
+        let run = self.keys.text(&Key::Run(job.clone()));
+        let absent = Compare::CreateRevision(deploy.clone(), 0);
+        let event = EventRecord {
+            v: 1,
+            at_ms,
+            who: "leader".to_owned(),
+            about: job.short(),
+            what: "placed".to_owned(),
+            why: format!("on {host}: {}", start.reason),
+            placed: Some(Box::new(start.clone())),
+        };
+        let placed = self.event_op(&job.stack, &start.run, event_number(at_ms), &event);
+        Unit::new(
+            vec![absent],
+            vec![Op::put(deploy, ""), Op::put(run, host.as_str()), placed],
+        )
+    }
+
+    fn stop_unit(&self, stop: &Stop, read: &Read, started: bool) -> Unit {
+        let placement = &stop.placement;
+        let deploy = Key::Deploy(placement.host.clone(), placement.job.clone());
+        let deploy = self.keys.text(&deploy);
+        let run = self.keys.text(&Key::Run(placement.job.clone()));
+        let instance = Compare::CreateRevision(deploy.clone(), placement.instance.0);
+        let mut unit = Unit::new(vec![instance], vec![Op::delete(deploy)]);
+        let host: &HostName = &placement.host;
+        let answers = read
+            .get(&run)
+            .filter(|kv| kv.value == host.as_str().as_bytes());
+        if let Some(kv) = answers.filter(|_| !started) {
+            unit.compares
+                .push(Compare::ModRevision(run.clone(), kv.mod_revision));
+            unit.ops.push(Op::delete(run));
+        }
+        unit
+    }
+
+    /// Removes what is on record of a stack that has no source any more, but for its pins: data
+    /// stays where it is.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn forget_stack(
+        &self,
+        leadership: &Leadership,
+        stack: &StackName,
+        pointer_revision: i64,
+    ) -> Result<Outcome> {
+        let deploys = Selector::Prefix(self.keys.family(Family::Deploy));
+        let snapshot = self.read(vec![deploys]).await?;
+        let mut units = Vec::new();
+        for kv in snapshot.lists.iter().flatten() {
+            if let Ok(Key::Deploy(_, job)) = self.keys.parse(&kv.key)
+                && job.stack == *stack
+            {
+                let instance = Compare::CreateRevision(kv.key.clone(), kv.create_revision);
+                units.push(Unit::new(vec![instance], vec![Op::delete(kv.key.clone())]));
+            }
+        }
+        let families = [
+            Family::Release,
+            Family::Proc,
+            Family::Images,
+            Family::Image,
+            Family::Run,
+            Family::History,
+            Family::Event,
+        ];
+        let mut ops: Vec<Op> = families
+            .map(|family| self.keys.family_of(family, stack.as_str()))
+            .map(|prefix| Op::DeletePrefix { prefix })
+            .into();
+        ops.push(Op::delete(self.keys.text(&Key::Pointer(stack.clone()))));
+        // The source may be back already: it is the pointer that says the stack is being removed.
+        let pointer = self.keys.text(&Key::Pointer(stack.clone()));
+        let as_read = Compare::ModRevision(pointer, pointer_revision);
+        units
+            .iter_mut()
+            .for_each(|unit| unit.compares.push(as_read.clone()));
+        units.push(Unit::new(vec![as_read], ops));
+        self.lead(leadership, units).await
+    }
+
+    /// Writes a run's one end; to go with the change of the pointer that ends it.
+    #[must_use]
+    pub fn history_op(&self, stack: &StackName, record: &RunRecord) -> Op {
+        let key = Key::History(stack.clone(), record.run.clone());
+        Op::put(self.keys.text(&key), encode(record))
+    }
+
+    /// Writes an event; `n` tells those of one run apart (see [`event_number`]).
+    #[must_use]
+    pub fn event_op(&self, stack: &StackName, run: &RunId, n: u64, event: &EventRecord) -> Op {
+        let key = Key::Event(stack.clone(), format!("{run}-{n:020}"));
+        Op::put(self.keys.text(&key), encode(event))
+    }
+
+    /// Deletes a request; to go with the change that obeys it.
+    #[must_use]
+    pub fn obey_op(&self, stack: &StackName, id: &str) -> Op {
+        Op::delete(self.keys.text(&Key::Request(stack.clone(), id.to_owned())))
+    }
+}
+
+/// A number for an event that no other event of its run has: the time, then chance.
+#[must_use]
+pub fn event_number(now_ms: u64) -> u64 {
+    now_ms.saturating_mul(1 << 16) | u64::from(fastrand::u16(..))
+}
+
+/// Writes for records that are not there yet. `None` when the release is on record (`staged`) and
+/// one of its records is another. What services run (`static`) may change.
+fn record_units(records: Vec<Record>, read: &Read, staged: bool) -> Option<Vec<Unit>> {
+    let mut units = Vec::new();
+    for Record {
+        key,
+        value,
+        mutable,
+    } in records
+    {
+        let before = read.get(&key);
+        if before.is_some_and(|kv| kv.value == value) {
+            continue;
+        }
+        if staged && !mutable {
+            return None;
+        }
+        let as_read = Compare::ModRevision(key.clone(), before.map_or(0, |kv| kv.mod_revision));
+        units.push(Unit::new(vec![as_read], vec![Op::put(key, value)]));
+    }
+    Some(units)
+}

@@ -1,0 +1,293 @@
+//! What people say and see through the API: sources, requests, the past. And the leader's clearing
+//! of that past, which is bounded.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::write::{Outcome, Unit, refuse};
+use super::{Result, Tables, decode, encode};
+use crate::model::host::Member;
+use crate::model::names::{HostName, ImageName, StackName, Tag};
+use crate::model::release::{EventRecord, ImageRecord, RunRecord, Source};
+use crate::store::election::Leadership;
+use crate::store::keys::{Family, Key};
+use crate::store::{Compare, KeyValue, Op, Selector};
+
+/// Ends of runs kept per stack.
+pub const HISTORY_RUNS: usize = 50;
+
+/// Events kept per stack.
+const EVENTS_MAX: usize = 500;
+
+/// Requests of one stack that may wait: more means that no leader obeys them.
+const REQUESTS_MAX: usize = 100;
+
+/// What a dump says instead of values that are nobody's to read.
+const HIDDEN: &str = "(hidden)";
+
+/// Kinds of keys whose values are secret.
+const SECRET_WORDS: [&str; 3] = ["env", "secret", "token"];
+
+/// Value of `/request/<stack>/<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Version of this record.
+    pub v: u32,
+    /// `sync`, `pull`, `retry`, `restart`, `rollback`, …
+    pub kind: String,
+    /// What it is about, where the kind needs it: a node, a tag.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub about: String,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// Where stacks come from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sources {
+    /// Sources with the mod revision that guards their next change.
+    pub sources: BTreeMap<StackName, (Source, i64)>,
+    /// Stacks whose source cannot be read: they are not removed ones.
+    pub frozen: BTreeMap<StackName, String>,
+}
+
+/// A build record and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageOnRecord {
+    /// Stack.
+    pub stack: StackName,
+    /// Release.
+    pub tag: Tag,
+    /// Image.
+    pub image: ImageName,
+    /// The record.
+    pub record: ImageRecord,
+}
+
+impl Tables {
+    async fn list(&self, prefix: String) -> Result<Vec<KeyValue>> {
+        let snapshot = self.read(vec![Selector::Prefix(prefix)]).await?;
+        Ok(snapshot.lists.into_iter().flatten().collect())
+    }
+
+    fn of(&self, family: Family, stack: Option<&StackName>) -> String {
+        match stack {
+            Some(stack) => self.keys.family_of(family, stack.as_str()),
+            None => self.keys.family(family),
+        }
+    }
+
+    /// Where all stacks come from.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn sources(&self) -> Result<Sources> {
+        let mut sources = Sources::default();
+        for kv in self.list(self.keys.family(Family::Stack)).await? {
+            let Ok(Key::Stack(stack)) = self.keys.parse(&kv.key) else {
+                continue; // `world` reports it
+            };
+            match decode(&kv) {
+                Ok(source) => drop(sources.sources.insert(stack, (source, kv.mod_revision))),
+                Err(reason) => drop(sources.frozen.insert(stack, reason)),
+            }
+        }
+        Ok(sources)
+    }
+
+    /// Says where a stack comes from; `expected_mod_revision` is 0 for a new one.
+    ///
+    /// # Errors
+    /// When the store has no answer.
+    pub async fn put_source(
+        &self,
+        stack: &StackName,
+        source: &Source,
+        expected_mod_revision: i64,
+    ) -> Result<Outcome> {
+        let key = self.keys.text(&Key::Stack(stack.clone()));
+        let as_read = Compare::ModRevision(key.clone(), expected_mod_revision);
+        self.guarded(vec![as_read], vec![Op::put(key, encode(source))])
+            .await
+    }
+
+    /// Takes a stack's source away: the leader then stops what it runs. Whether it was there.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn remove_source(&self, stack: &StackName) -> Result<bool> {
+        let key = self.keys.text(&Key::Stack(stack.clone()));
+        let snapshot = self.read(vec![Selector::Key(key.clone())]).await?;
+        let there = snapshot.lists.iter().any(|list| !list.is_empty());
+        if there {
+            self.guarded(Vec::new(), vec![Op::delete(key)]).await?;
+        }
+        Ok(there)
+    }
+
+    /// Machines people count on, with the mod revision that guards the next change of each.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn members(&self) -> Result<BTreeMap<HostName, (Member, i64)>> {
+        let kvs = self.list(self.keys.family(Family::Member)).await?;
+        let member = |kv: &KeyValue| match self.keys.parse(&kv.key) {
+            Ok(Key::Member(host)) => Some((host, (readable(kv)?, kv.mod_revision))),
+            _ => None,
+        };
+        Ok(kvs.iter().filter_map(member).collect())
+    }
+
+    /// Changes what people decided about a host.
+    ///
+    /// # Errors
+    /// When the store has no answer.
+    pub async fn put_member(
+        &self,
+        host: &HostName,
+        member: &Member,
+        expected_mod_revision: i64,
+    ) -> Result<Outcome> {
+        let key = self.keys.text(&Key::Member(host.clone()));
+        let as_read = Compare::ModRevision(key.clone(), expected_mod_revision);
+        self.guarded(vec![as_read], vec![Op::put(key, encode(member))])
+            .await
+    }
+
+    /// Asks the leader for something; returns the request's id.
+    ///
+    /// # Errors
+    /// [`super::Error::Refused`] when too many requests wait.
+    pub async fn request(&self, stack: &StackName, request: &Request) -> Result<String> {
+        let waiting = self
+            .list(self.of(Family::Request, Some(stack)))
+            .await?
+            .len();
+        if waiting >= REQUESTS_MAX {
+            return refuse(format!(
+                "{waiting} requests for {stack} wait for a leader already"
+            ));
+        }
+        let id = format!("{:013}-{}", request.at_ms, uuid::Uuid::new_v4().simple());
+        let key = self.keys.text(&Key::Request(stack.clone(), id.clone()));
+        let absent = Compare::CreateRevision(key.clone(), 0);
+        self.guarded(vec![absent], vec![Op::put(key, encode(request))])
+            .await?;
+        Ok(id)
+    }
+
+    /// What people asked for and the leader has not done, oldest first: stack, id, request.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn requests(&self) -> Result<Vec<(StackName, String, Request)>> {
+        let kvs = self.list(self.keys.family(Family::Request)).await?;
+        let mut requests: Vec<_> = kvs
+            .iter()
+            .filter_map(|kv| match self.keys.parse(&kv.key) {
+                Ok(Key::Request(stack, id)) => Some((stack, id, readable(kv)?)),
+                _ => None,
+            })
+            .collect();
+        requests.sort_by(|a: &(_, _, Request), b| (a.2.at_ms, &a.1).cmp(&(b.2.at_ms, &b.1)));
+        Ok(requests)
+    }
+
+    /// How a stack's runs ended, newest first.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn history(&self, stack: &StackName) -> Result<Vec<RunRecord>> {
+        let mut kvs = self.list(self.of(Family::History, Some(stack))).await?;
+        kvs.sort_by_key(|kv| std::cmp::Reverse(kv.mod_revision));
+        Ok(kvs.iter().filter_map(readable).collect())
+    }
+
+    /// What happened, oldest first, to one stack or to all.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn events(&self, stack: Option<&StackName>) -> Result<Vec<(StackName, EventRecord)>> {
+        let mut kvs = self.list(self.of(Family::Event, stack)).await?;
+        kvs.sort_by_key(|kv| kv.mod_revision);
+        let event = |kv: &KeyValue| match self.keys.parse(&kv.key) {
+            Ok(Key::Event(stack, _)) => Some((stack, readable(kv)?)),
+            _ => None,
+        };
+        Ok(kvs.iter().filter_map(event).collect())
+    }
+
+    /// Build records, of one stack or of all.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn images(&self, stack: Option<&StackName>) -> Result<Vec<ImageOnRecord>> {
+        let kvs = self.list(self.of(Family::Image, stack)).await?;
+        let image = |kv: &KeyValue| match self.keys.parse(&kv.key) {
+            Ok(Key::Image(stack, tag, image)) => Some(ImageOnRecord {
+                stack,
+                tag,
+                image,
+                record: readable(kv)?,
+            }),
+            _ => None,
+        };
+        Ok(kvs.iter().filter_map(image).collect())
+    }
+
+    /// Every key with its value, but for secret values.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn dump(&self) -> Result<Vec<(String, String)>> {
+        let show = |kv: KeyValue| {
+            let secret = SECRET_WORDS.contains(&self.keys.word(&kv.key));
+            let value = if secret {
+                HIDDEN.to_owned()
+            } else {
+                String::from_utf8_lossy(&kv.value).into_owned()
+            };
+            (kv.key, value)
+        };
+        Ok(self
+            .list(self.keys.all())
+            .await?
+            .into_iter()
+            .map(show)
+            .collect())
+    }
+
+    /// Deletes the oldest history and events beyond what is kept.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn trim(&self, leadership: &Leadership) -> Result<Outcome> {
+        let mut units = Vec::new();
+        for (family, kept) in [(Family::History, HISTORY_RUNS), (Family::Event, EVENTS_MAX)] {
+            let mut stacks: BTreeMap<StackName, BTreeSet<(i64, String)>> = BTreeMap::new();
+            for kv in self.list(self.keys.family(family)).await? {
+                if let Ok(Key::History(stack, _) | Key::Event(stack, _)) = self.keys.parse(&kv.key)
+                {
+                    stacks
+                        .entry(stack)
+                        .or_default()
+                        .insert((kv.mod_revision, kv.key));
+                }
+            }
+            for past in stacks.into_values() {
+                let excess = past.len().saturating_sub(kept);
+                let old = past.into_iter().take(excess);
+                units.extend(old.map(|(_, key)| Unit::new(Vec::new(), vec![Op::delete(key)])));
+            }
+        }
+        self.lead(leadership, units).await
+    }
+}
+
+/// The record, or nothing after saying so: one odd record must not hide the others.
+fn readable<T: serde::de::DeserializeOwned>(kv: &KeyValue) -> Option<T> {
+    decode(kv)
+        .map_err(|reason| tracing::warn!(key = kv.key, "left out: {reason}"))
+        .ok()
+}

@@ -1,0 +1,140 @@
+//! What hosts write: under their lease, for their instance.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_report_counts_only_for_its_instance() {
+    let t = tables().await;
+    let l = lead(&t).await;
+    assign(&t, &l, vec![start(job(0), "a"), start(job(1), "a")], vec![]).await;
+    let placed = t
+        .world(0)
+        .await
+        .unwrap()
+        .placement(&job(0))
+        .unwrap()
+        .instance;
+    let lease = t.store.grant(Duration::from_secs(3)).await.unwrap();
+    let reports = |instance: Instance| {
+        [
+            Report::State(job(0), Some(state(instance.0, JobState::Healthy))),
+            Report::Started(job(0), instance, "c-1".into()),
+            Report::Ports(
+                job(0),
+                instance,
+                vec![endpoint(instance.0, 1), endpoint(instance.0, 2)],
+            ),
+            Report::State(job(1), Some(state(1, JobState::Healthy))),
+        ]
+    };
+    let reported = t.report(&host("a"), lease, &reports(placed)).await.unwrap();
+    assert_eq!(reported.stale, [job(1)], "another instance is placed there");
+    let routes = t.routes(&host("a")).await.unwrap();
+    assert_eq!(routes.endpoints.len(), 2);
+    assert_eq!(routes.states[&job(0)].state, JobState::Healthy);
+    assert_eq!(
+        t.assigned(&host("a")).await.unwrap().assignments[0]
+            .container
+            .as_deref(),
+        Some("c-1")
+    );
+    // The same again writes nothing; the placement is the same instance still.
+    let before = t.world(0).await.unwrap();
+    t.report(&host("a"), lease, &reports(placed)[..3])
+        .await
+        .unwrap();
+    assert_eq!(t.world(0).await.unwrap(), before);
+    let fewer = [Report::Ports(job(0), placed, vec![endpoint(placed.0, 2)])];
+    t.report(&host("a"), lease, &fewer).await.unwrap();
+    assert_eq!(
+        t.routes(&host("a")).await.unwrap().endpoints,
+        [endpoint(placed.0, 2)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_host_saw_goes_with_its_lease_and_is_deleted_without_a_placement() {
+    let t = tables().await;
+    let l = lead(&t).await;
+    assign(&t, &l, vec![start(job(0), "a")], vec![]).await;
+    let placed = t
+        .world(0)
+        .await
+        .unwrap()
+        .placement(&job(0))
+        .cloned()
+        .unwrap();
+    let lease = t.store.grant(Duration::from_secs(3)).await.unwrap();
+    let seen = Report::State(job(0), Some(state(placed.instance.0, JobState::Exited)));
+    t.report(&host("a"), lease, std::slice::from_ref(&seen))
+        .await
+        .unwrap();
+    assign(&t, &l, vec![], vec![placed]).await;
+    assert_eq!(
+        t.world(0).await.unwrap().states.len(),
+        1,
+        "its container is still there"
+    );
+    let reported = t
+        .report(&host("a"), lease, &[Report::State(job(0), None)])
+        .await
+        .unwrap();
+    assert!(reported.stale.is_empty() && t.world(0).await.unwrap().states.is_empty());
+    t.store.revoke(lease).await.unwrap();
+    let gone = t.report(&host("a"), lease, &[seen]).await;
+    assert!(
+        gone.is_ok_and(|reported| reported.stale == [job(0)]),
+        "no such placement"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_belongs_to_one_machine() {
+    let t = tables().await;
+    let member = |id: &str| Member {
+        v: 1,
+        machine_id: id.into(),
+        ..Member::default()
+    };
+    t.register_member(&host("a"), &member("m1")).await.unwrap();
+    let twin = t.register_member(&host("a"), &member("m2")).await;
+    assert!(
+        matches!(twin, Err(Error::Refused(text)) if text.contains("m1") && text.contains("m2"))
+    );
+    let tags = BTreeSet::from(["ssd".to_owned()]);
+    let more = Member {
+        tags: tags.clone(),
+        joined_ms: 9,
+        ..member("m1")
+    };
+    let now = t.register_member(&host("a"), &more).await.unwrap();
+    assert_eq!((&now.tags, now.joined_ms), (&tags, 0));
+    let (on_record, at) = t.members().await.unwrap().remove(&host("a")).unwrap();
+    assert_eq!(on_record, now);
+    let stale = t.put_member(&host("a"), &now, at - 1).await.unwrap();
+    assert_eq!(stale, Outcome::Conflict);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_is_alive_as_long_as_its_lease() {
+    let t = tables().await;
+    let lease = t.store.grant(Duration::from_secs(3)).await.unwrap();
+    let record = HostRecord {
+        v: 1,
+        address: "10.0.0.1".parse().unwrap(),
+        engine: EngineState::Up {
+            version: "20".into(),
+        },
+        version: "0".into(),
+        api: String::new(),
+        started_ms: 0,
+    };
+    t.announce(&host("a"), &record, lease).await.unwrap();
+    let before = t.world(0).await.unwrap();
+    assert_eq!(before.hosts[&host("a")], record);
+    t.announce(&host("a"), &record, lease).await.unwrap();
+    assert_eq!(t.world(0).await.unwrap().revision, before.revision);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(t.world(0).await.unwrap().hosts.is_empty());
+    assert!(t.announce(&host("a"), &record, lease).await.is_err());
+}

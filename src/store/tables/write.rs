@@ -1,0 +1,190 @@
+//! How typed writes become transactions: units that belong together, batches under the store's
+//! limits, and the leader's fence. Used only by the other parts of `tables`.
+
+use std::collections::BTreeSet;
+
+use super::{Error, Result, Tables};
+use crate::failpoint;
+use crate::model::job::JobKey;
+use crate::store::election::Leadership;
+use crate::store::{Committed, Compare, Op, Selector, TXN_OPS_MAX, Txn};
+
+/// Most operations, and most compares, of a batch: room for the fence below the store's limit.
+const BATCH_MAX: usize = TXN_OPS_MAX - 8;
+
+/// Most bytes of a batch: etcd refuses requests above 1.5 MiB.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// What became of a guarded write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Written; the revision of its last part.
+    Done(i64),
+    /// Somebody else leads now.
+    Deposed,
+    /// The world has changed since it was read: read again, decide again. Batches before the one
+    /// that met the change are written; each is safe by itself.
+    Conflict,
+}
+
+/// Compares and operations that must not be torn apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// The job it is about, for who asks which unit failed.
+    pub(super) job: Option<JobKey>,
+    pub(super) compares: Vec<Compare>,
+    pub(super) ops: Vec<Op>,
+}
+
+impl Unit {
+    pub(super) fn new(compares: Vec<Compare>, ops: Vec<Op>) -> Self {
+        Self {
+            job: None,
+            compares,
+            ops,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let bytes = |op: &Op| match op {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete { key } | Op::DeletePrefix { prefix: key } => key.len(),
+        };
+        self.ops.iter().map(bytes).sum()
+    }
+
+    fn written(&self) -> impl Iterator<Item = &str> {
+        self.ops.iter().map(|op| match op {
+            Op::Put { key, .. } | Op::Delete { key } | Op::DeletePrefix { prefix: key } => {
+                key.as_str()
+            }
+        })
+    }
+}
+
+/// Units in their order, in as few batches as the limits allow; no key twice in a batch.
+pub(super) fn batches(units: Vec<Unit>) -> Vec<Vec<Unit>> {
+    let mut batches: Vec<Vec<Unit>> = Vec::new();
+    let (mut ops, mut compares, mut bytes) = (0, 0, 0);
+    let mut written: BTreeSet<String> = BTreeSet::new();
+    for unit in units {
+        let full = ops + unit.ops.len() > BATCH_MAX
+            || compares + unit.compares.len() > BATCH_MAX
+            || bytes + unit.bytes() > BATCH_BYTES_MAX
+            || unit.written().any(|key| written.contains(key));
+        if full || batches.is_empty() {
+            (ops, compares, bytes) = (0, 0, 0);
+            written.clear();
+            batches.push(Vec::new());
+        }
+        ops += unit.ops.len();
+        compares += unit.compares.len();
+        bytes += unit.bytes();
+        written.extend(unit.written().map(str::to_owned));
+        if let Some(batch) = batches.last_mut() {
+            batch.push(unit);
+        }
+    }
+    batches
+}
+
+/// One transaction of a batch.
+pub(super) fn transaction(batch: &[Unit]) -> Txn {
+    Txn {
+        compares: batch
+            .iter()
+            .flat_map(|unit| unit.compares.clone())
+            .collect(),
+        ops: batch.iter().flat_map(|unit| unit.ops.clone()).collect(),
+    }
+}
+
+impl Tables {
+    /// Writes as the leader, batch after batch, until one is refused.
+    pub(super) async fn lead(&self, leadership: &Leadership, units: Vec<Unit>) -> Result<Outcome> {
+        let mut done = self.seen();
+        for (n, batch) in batches(units).into_iter().enumerate() {
+            failpoint::hit("store-before-batch");
+            if n > 0 {
+                failpoint::hit("stage.half");
+            }
+            let mut txn = transaction(&batch);
+            txn.compares.push(leadership.fence());
+            match self.commit(txn).await? {
+                Committed::Done(revision) => done = revision,
+                Committed::Conflict => return self.why_refused(leadership).await,
+            }
+            failpoint::hit("store-after-batch");
+        }
+        Ok(Outcome::Done(done))
+    }
+
+    async fn why_refused(&self, leadership: &Leadership) -> Result<Outcome> {
+        let key = Selector::Key(leadership.key().to_owned());
+        let snapshot = self.read(vec![key]).await?;
+        let holder = snapshot.lists.first().and_then(|list| list.first());
+        Ok(match holder {
+            Some(kv) if kv.create_revision == leadership.create_revision() => Outcome::Conflict,
+            _ => Outcome::Deposed,
+        })
+    }
+
+    /// Writes one guarded transaction that is not the leader's.
+    pub(super) async fn guarded(&self, compares: Vec<Compare>, ops: Vec<Op>) -> Result<Outcome> {
+        Ok(match self.commit(Txn { compares, ops }).await? {
+            Committed::Done(revision) => Outcome::Done(revision),
+            Committed::Conflict => Outcome::Conflict,
+        })
+    }
+
+    /// Writes units that are guarded one by one: those whose guard fails are left out and named.
+    pub(super) async fn each(&self, units: Vec<Unit>) -> Result<Vec<JobKey>> {
+        let mut refused = BTreeSet::new();
+        for batch in batches(units) {
+            if self.commit(transaction(&batch)).await? != Committed::Conflict {
+                continue;
+            }
+            for unit in batch {
+                let txn = transaction(std::slice::from_ref(&unit));
+                if self.commit(txn).await? == Committed::Conflict {
+                    refused.extend(unit.job);
+                }
+            }
+        }
+        Ok(refused.into_iter().collect())
+    }
+}
+
+/// What was asked for is not possible.
+pub(super) fn refuse<T>(why: impl Into<String>) -> Result<T> {
+    Err(Error::Refused(why.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(key: &str, bytes: usize) -> Unit {
+        Unit::new(
+            vec![Compare::CreateRevision(key.into(), 0)],
+            vec![Op::put(key, vec![0; bytes])],
+        )
+    }
+
+    #[test]
+    fn batches_keep_order_and_stay_below_the_limits() {
+        let units: Vec<Unit> = (0..500).map(|n| unit(&format!("{n:04}"), 1)).collect();
+        let made = batches(units.clone());
+        assert!(made.iter().all(|batch| batch.len() <= BATCH_MAX));
+        assert_eq!(made.concat(), units);
+        let heavy = (0..4)
+            .map(|n| unit(&n.to_string(), BATCH_BYTES_MAX / 2))
+            .collect();
+        assert!(batches(heavy).len() > 1);
+    }
+
+    #[test]
+    fn a_key_is_written_once_per_batch() {
+        assert_eq!(batches(vec![unit("a", 1), unit("a", 2)]).len(), 2);
+    }
+}
