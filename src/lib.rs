@@ -7,6 +7,8 @@ pub mod model;
 
 pub mod store;
 
+pub mod docker;
+
 pub mod config;
 pub mod failpoint;
 pub mod wake;

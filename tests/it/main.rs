@@ -1,4 +1,5 @@
 //! The one integration binary: real edges and whole-cluster tests, one module per area.
 
+mod docker;
 mod store;
 mod vikingfile;
