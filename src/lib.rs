@@ -13,3 +13,5 @@ pub mod config;
 pub mod failpoint;
 pub mod wake;
 
+pub mod sync;
+

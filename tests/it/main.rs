@@ -2,4 +2,5 @@
 
 mod docker;
 mod store;
+mod sync;
 mod vikingfile;

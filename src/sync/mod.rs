@@ -1,0 +1,22 @@
+//! Commits arrive: which commit a source's branch points at, and its files. Called by the leader and,
+//! for checking URLs, by the API. It reads git objects from a bare mirror; it never makes a work
+//! tree, never runs a hook or a filter, never follows a submodule, and knows nothing of the store.
+//!
+//! Only this folder touches git2: `repo` (the mirrors), `tree` (a commit's files) and `transport`
+//! (bytes to and from a remote). The rest is pure.
+
+mod address;
+mod credentials;
+mod error;
+mod hostile;
+pub mod poll;
+mod remote;
+mod repo;
+mod transport;
+mod tree;
+
+pub use address::Address;
+pub use error::Error;
+pub use repo::{Mirrors, Options};
+pub use transport::SshOptions;
+pub use tree::{BLOB_MAX_BYTES, DEPTH_MAX, ENTRIES_MAX, TOTAL_MAX_BYTES};
