@@ -13,5 +13,6 @@ pub mod config;
 pub mod failpoint;
 pub mod wake;
 
+pub mod build;
 pub mod sync;
 

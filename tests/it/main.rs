@@ -1,5 +1,6 @@
 //! The one integration binary: real edges and whole-cluster tests, one module per area.
 
+mod build;
 mod docker;
 mod store;
 mod sync;

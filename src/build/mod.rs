@@ -1,0 +1,256 @@
+//! Commits become images: what each image is made from, in which order, whether it must be built at
+//! all, and that the registry has it before anybody hears of it. Called by `leader` with a commit
+//! that parsed; writes nothing to the store.
+
+mod archive;
+pub mod context;
+pub mod dockerfile;
+pub mod external;
+pub mod fake_registry;
+mod glob;
+mod heredoc;
+pub mod ignore;
+mod imagebank;
+mod labels;
+mod lines;
+mod listen;
+pub mod order;
+mod prepare;
+pub mod reach;
+pub mod registry;
+mod variables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use crate::docker::{self, SharedEngine};
+use crate::model::names::{ImageName, StackName, Tag};
+use crate::model::release::{Commit, ImageRecord, RunId};
+use crate::model::spec::ImageRef;
+use crate::model::tree::Tree;
+use crate::model::vikingfile::{ImageText, VikingFile};
+use crate::wake::ProgressSink;
+
+use imagebank::Bank;
+use prepare::Prepared;
+use registry::{Registry, RegistryError};
+
+/// Most builds at once, however many cores there are: the engine has one disk. Never less than two,
+/// as a build also waits for networks.
+const BUILDS_MAX: usize = 8;
+
+/// Lines of a failed build that are kept.
+pub const LOG_LINES_KEPT: usize = 20;
+
+/// A live image of another stack, if it has one.
+pub type OtherStacks<'a> = &'a (dyn Fn(&StackName, &ImageName) -> Option<ImageRef> + Sync);
+
+/// All that a build needs to know. Nothing in it is changed.
+pub struct BuildJob<'a> {
+    /// Builds and pushes.
+    pub engine: &'a SharedEngine,
+    /// Our registry.
+    pub registry: &'a dyn Registry,
+    /// Cluster id, for labels.
+    pub cluster: &'a str,
+    /// The stack.
+    pub stack: &'a StackName,
+    /// The release this is for.
+    pub tag: &'a Tag,
+    /// Its commit.
+    pub commit: &'a Commit,
+    /// What it says.
+    pub file: &'a VikingFile,
+    /// Its files.
+    pub tree: &'a Tree,
+    /// Records of live and recent releases, the best to reuse first.
+    pub previous: &'a BTreeMap<ImageName, Vec<ImageRecord>>,
+    /// Live images of other stacks.
+    pub other_stacks: OtherStacks<'a>,
+    /// What external references meant to the live release.
+    pub external: &'a BTreeMap<String, ImageRef>,
+    /// Ask registries again what external references mean.
+    pub pull: bool,
+    /// Who watches.
+    pub progress: &'a ProgressSink,
+    /// The run they watch.
+    pub run: Option<RunId>,
+}
+
+/// What came of it. Every manifest named here is in its registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// A record for each image of `build:`.
+    pub images: BTreeMap<ImageName, ImageRecord>,
+    /// Each external reference of `deploy:`.
+    pub external: BTreeMap<String, ImageRef>,
+}
+
+/// Why there are no images, sorted by who is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The commit's own fault: building it again would fail again.
+    #[error("image {image}: {reason}")]
+    Own {
+        /// The image, or the external reference.
+        image: String,
+        /// What is wrong.
+        reason: String,
+        /// The end of the builder's log.
+        log: Vec<String>,
+    },
+    /// A fault from outside (registry, engine, disk, object store): try again later.
+    #[error("image {image}: {reason}")]
+    Outside {
+        /// The image, or the external reference.
+        image: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl Error {
+    fn own(image: &dyn Display, reason: &dyn Display) -> Self {
+        Self::Own {
+            image: image.to_string(),
+            reason: reason.to_string(),
+            log: Vec::new(),
+        }
+    }
+
+    fn outside(image: &dyn Display, reason: &dyn Display) -> Self {
+        Self::Outside {
+            image: image.to_string(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn registry(image: &dyn Display, error: &RegistryError) -> Self {
+        Self::outside(image, error)
+    }
+
+    fn context(image: &ImageName, error: context::ContextError) -> Self {
+        match error {
+            context::ContextError::Refused(reason) => Self::own(image, &reason),
+            context::ContextError::Read { path, source } => Self::outside(
+                image,
+                &format!("cannot read {path:?} of the commit: {source}"),
+            ),
+            closed @ context::ContextError::Closed => Self::outside(image, &closed),
+        }
+    }
+
+    /// An error of the engine; `log` is kept only where the commit is at fault.
+    fn engine(image: &dyn Display, error: docker::Error, log: Vec<String>) -> Self {
+        let image = image.to_string();
+        match error {
+            docker::Error::BuildFailed(text) | docker::Error::BadSpec(text) => {
+                // The engine's text ends with the lines that `log` has already.
+                let reason = text.lines().next().unwrap_or_default().to_owned();
+                Self::Own { image, reason, log }
+            }
+            docker::Error::Unreachable(_)
+            | docker::Error::NotFound(_)
+            | docker::Error::Conflict(_)
+            | docker::Error::PortTaken(_)
+            | docker::Error::DiskFull(_)
+            | docker::Error::Other(_) => Self::outside(&image, &error),
+        }
+    }
+}
+
+/// Builds what must be built, and makes sure that the registry has all of it under the release's
+/// tag. Dropping the future ends running builds. Doing it twice is the same as once.
+///
+/// # Errors
+/// The first image that failed; other builds are ended.
+pub async fn build(job: BuildJob<'_>) -> Result<Built, Error> {
+    let tree = Arc::new(job.tree.clone());
+    let prepared = prepare::read(job.stack, job.file, &tree).await?;
+    let bank = Bank { job: &job, tree };
+    let (images, external) = tokio::try_join!(images(&bank, &prepared), externals(&job))?;
+    Ok(Built { images, external })
+}
+
+/// Starts each image as soon as its parents are pushed, a bounded number at once.
+async fn images(
+    bank: &Bank<'_>,
+    prepared: &[Prepared],
+) -> Result<BTreeMap<ImageName, ImageRecord>, Error> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut waiting: Vec<&Prepared> = prepared.iter().collect();
+    let mut done: BTreeMap<ImageName, ImageRecord> = BTreeMap::new();
+    let mut running = FuturesUnordered::new();
+    loop {
+        while running.len() < cores.clamp(2, BUILDS_MAX) {
+            let ready = waiting
+                .iter()
+                .position(|image| image.parents.iter().all(|p| done.contains_key(p)));
+            let Some(index) = ready else { break };
+            let image = waiting.remove(index);
+            let text = resolve(bank.job, image, &done)?;
+            running.push(async move {
+                let record = bank.image(image, text).await?;
+                Ok::<_, Error>((image.entry.name.clone(), record))
+            });
+        }
+        match running.next().await {
+            Some(finished) => done.extend([finished?]),
+            None => return Ok(done),
+        }
+    }
+}
+
+/// The Dockerfile's text with every `viking:` reference as a digest.
+fn resolve(
+    job: &BuildJob<'_>,
+    image: &Prepared,
+    done: &BTreeMap<ImageName, ImageRecord>,
+) -> Result<String, Error> {
+    image.dockerfile.rewrite(|stack, parent| {
+        let found = if stack == job.stack {
+            done.get(parent).map(ImageRecord::image_ref)
+        } else {
+            (job.other_stacks)(stack, parent)
+        };
+        // The other stack may go live any time without a newer commit here.
+        found
+            .map(|found| found.reference(job.registry.address()))
+            .ok_or_else(|| {
+                let reason = format!("is built on viking:{stack}/{parent}, which is not live");
+                Error::outside(&image.entry.name, &reason)
+            })
+    })
+}
+
+async fn externals(job: &BuildJob<'_>) -> Result<BTreeMap<String, ImageRef>, Error> {
+    let texts: BTreeSet<&str> = job
+        .file
+        .deploy
+        .iter()
+        .filter_map(|node| match &node.image {
+            Some(ImageText::External(text)) => Some(text.as_str()),
+            Some(ImageText::Viking { .. }) | None => None,
+        })
+        .collect();
+    let mut found = BTreeMap::new();
+    for text in texts {
+        let resolved = external::resolve(job, text).await?;
+        found.insert(text.to_owned(), resolved);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_can_run_on_any_thread() {
+        fn send<T: Send>(_: impl FnOnce(BuildJob<'static>) -> T) {}
+        send(build);
+    }
+}

@@ -1,0 +1,167 @@
+//! Builds against the fake engine and registry: whose fault it is, what is asked for how often.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use viking::build::registry::HttpRegistry;
+use viking::docker::fake::FakeEngine;
+use viking::model::names::StackName;
+use viking::model::spec::ImageRef;
+use viking::model::vikingfile::BuildEntry;
+
+use super::{FAKE_ADDRESS, Stack, entry, image, node, outside, own};
+
+#[tokio::test]
+async fn a_registry_that_does_not_answer_is_nobodys_fault() {
+    let registry = HttpRegistry::new("127.0.0.1:1").expect("an HTTP client");
+    let engine = FakeEngine::new();
+    engine.registry().down(true);
+    let mut stack = Stack::new(Arc::new(engine.clone()), Arc::new(registry));
+    let entries = [entry("web", "FROM x")];
+    outside(stack.build(&[], &entries, &[]).await);
+    let (_, mut stack) = Stack::fake();
+    stack.build(&[], &entries, &[]).await.unwrap();
+    stack.registry = Arc::new(HttpRegistry::new("127.0.0.1:1").expect("an HTTP client"));
+    let reason = outside(stack.build(&[], &entries, &[]).await);
+    assert_eq!(reason, "the registry at 127.0.0.1:1 cannot be reached");
+}
+
+/// Files, images, what the reason must say.
+type Case<'a> = (Vec<(&'a str, &'a str)>, Vec<BuildEntry>, &'a str);
+
+#[tokio::test]
+async fn hostile_and_impossible_commits_fail_before_anything_is_built() {
+    let (engine, mut stack) = Stack::fake();
+    let all = "FROM x\nCOPY . /";
+    let cases: Vec<Case<'_>> = vec![
+        (
+            vec![("l", "->../../etc/passwd")],
+            vec![entry("a", all)],
+            "leads outside",
+        ),
+        (
+            vec![("l", "->/etc/passwd")],
+            vec![entry("a", all)],
+            "leads outside",
+        ),
+        (
+            vec![(".dockerignore", "[")],
+            vec![entry("a", all)],
+            "not a pattern",
+        ),
+        (
+            vec![],
+            vec![entry("a", "FROM x"), entry("b", "FORM x")],
+            "not an instruction",
+        ),
+        (vec![], vec![entry("a", "FROM viking:s/b")], "a → b"),
+        (
+            vec![],
+            vec![
+                entry("a", "FROM viking:s/b"),
+                entry("b", "FROM x\nCOPY --from=viking:s/a x y"),
+            ],
+            "a → b → a",
+        ),
+    ];
+    for (files, entries, want) in cases {
+        let (_, reason, _) = own(stack.build(&files, &entries, &[]).await);
+        assert!(reason.contains(want), "{reason}");
+    }
+    let mut outside_folder = entry("a", all);
+    outside_folder.context = "../x".to_owned();
+    own(stack.build(&[], &[outside_folder], &[]).await);
+    assert_eq!(engine.calls().get("build"), None);
+}
+
+#[tokio::test]
+async fn a_parent_of_another_stack_is_its_live_image() {
+    let (engine, mut stack) = Stack::fake();
+    let entries = [entry("web", "FROM viking:other/base")];
+    let reason = outside(stack.build(&[], &entries, &[]).await);
+    assert!(
+        reason.contains("viking:other/base, which is not live"),
+        "{reason}"
+    );
+    let key = (StackName::parse("other").expect("a name"), image("base"));
+    for digest in ["sha256:1", "sha256:2", "sha256:2"] {
+        let live = ImageRef::Ours {
+            repository: "other/base".to_owned(),
+            digest: digest.to_owned(),
+        };
+        stack.others.insert(key.clone(), live);
+        stack.build(&[], &entries, &[]).await.unwrap();
+    }
+    assert_eq!(engine.calls().get("build"), Some(&2));
+}
+
+#[tokio::test]
+async fn a_lost_manifest_is_pushed_again_or_built_again() {
+    let (engine, mut stack) = Stack::fake();
+    let entries = [entry("web", "FROM x")];
+    let first = stack.build(&[], &entries, &[]).await.unwrap();
+    let repository = format!("{FAKE_ADDRESS}/s/web");
+    engine.registry().lose(&repository);
+    let second = stack.build(&[], &entries, &[]).await.unwrap();
+    assert_eq!(
+        first.images[&image("web")].digest,
+        second.images[&image("web")].digest
+    );
+    assert_eq!(engine.calls().get("build"), Some(&1));
+
+    engine.registry().lose(&repository);
+    for tag in engine_tags(&stack) {
+        stack
+            .engine
+            .untag(&format!("{repository}:{tag}"))
+            .await
+            .unwrap();
+    }
+    stack.build(&[], &entries, &[]).await.unwrap();
+    assert_eq!(engine.calls().get("build"), Some(&2));
+}
+
+fn engine_tags(stack: &Stack) -> Vec<String> {
+    (1..=stack.releases).map(|n| format!("{n:012x}")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn independent_images_are_built_at_the_same_time() {
+    let (engine, mut stack) = Stack::fake();
+    engine.latency("build", Duration::from_secs(60));
+    let entries = [
+        entry("a", "FROM x"),
+        entry("b", "FROM y"),
+        entry("c", "FROM viking:s/a\nCOPY --from=viking:s/b p q"),
+    ];
+    let started = tokio::time::Instant::now();
+    stack.build(&[], &entries, &[]).await.unwrap();
+    assert_eq!(started.elapsed().as_secs(), 120);
+}
+
+#[tokio::test]
+async fn external_references_are_asked_for_once_and_missing_ones_told_apart() {
+    let (engine, mut stack) = Stack::fake();
+    let digest = engine.registry().publish("redis:7", "one");
+    let nodes = [node("db", "redis:7")];
+    let want = ImageRef::External {
+        name: "redis".to_owned(),
+        digest,
+    };
+    let built = stack.build(&[], &[], &nodes).await.unwrap();
+    assert_eq!(built.external["redis:7"], want);
+    // The tag moves, its registry goes away: what was found stays.
+    engine.registry().publish("redis:7", "two");
+    engine.registry().down(true);
+    let built = stack.build(&[], &[], &nodes).await.unwrap();
+    assert_eq!(built.external["redis:7"], want);
+
+    outside(stack.build(&[], &[], &[node("db", "redis:8")]).await);
+    engine.registry().down(false);
+    let (name, reason, _) = own(stack.build(&[], &[], &[node("db", "redis:8")]).await);
+    assert_eq!(name, "redis:8");
+    assert!(
+        reason.contains("neither in this engine nor in its registry"),
+        "{reason}"
+    );
+}
