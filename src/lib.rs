@@ -16,3 +16,5 @@ pub mod wake;
 pub mod build;
 pub mod sync;
 
+pub mod schedule;
+

@@ -2,6 +2,7 @@
 
 mod build;
 mod docker;
+mod plans;
 mod store;
 mod sync;
 mod vikingfile;

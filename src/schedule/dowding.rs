@@ -1,0 +1,408 @@
+//! The planner: the world in, a plan out. Synchronous, deterministic, one pass, no randomness and
+//! no clock but the world's. A plan computed again after its writes asks for nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::place::{Candidate, Load, place};
+use super::wanted::{
+    Role, Wanted, any_healthy, hands_over, healthy, own_links, stack_map, staged_now, takes_over,
+    wanted,
+};
+use crate::model::job::{Assignment, JobKey, Seat};
+use crate::model::names::{HostName, NodeName, StackName};
+use crate::model::plan::{Plan, Start, Stop, Unplaced, Verdict};
+use crate::model::release::{Phase, Release, ReleaseNode, RunId};
+use crate::model::resolve::{self, StackMap};
+use crate::model::spec::LinkTarget;
+use crate::model::world::{Pin, PinKey, StackWorld, World};
+
+/// How long the copies of a replaced node that publish ports go on after promotion, so that whoever
+/// looked an endpoint up just before still gets an answer. Readers of `/ports` follow within
+/// milliseconds; two seconds is room for a slow one. (The router's own drain comes with the router.)
+pub const DRAIN_MS: u64 = 2_000;
+
+/// Decides for everything at once.
+#[must_use]
+pub fn plan(world: &World) -> Plan {
+    let mut planner = Planner::new(world);
+    planner.count_in(None);
+    for (name, stack) in &world.stacks {
+        if !world.frozen_stacks.contains(name) {
+            planner.stack(name, stack);
+        }
+    }
+    planner.unwanted();
+    planner.plan
+}
+
+/// What the rules would say of every host for a job now, `None` when no pointer wants such a job.
+#[must_use]
+pub fn explain(world: &World, job: &JobKey) -> Option<Vec<Verdict>> {
+    let stack = world.stacks.get(&job.stack)?;
+    let wanted = wanted(&job.stack, stack)
+        .into_iter()
+        .find(|wanted| wanted.job == *job)?;
+    let mut planner = Planner::new(world);
+    // Without its own placement: to ask where it would go.
+    planner.count_in(Some(job));
+    Some(planner.choose(&wanted).1)
+}
+
+struct Planner<'a> {
+    world: &'a World,
+    maps: BTreeMap<StackName, StackMap>,
+    loads: BTreeMap<HostName, Load>,
+    pins: BTreeMap<PinKey, HostName>,
+    wanted: BTreeMap<JobKey, &'a ReleaseNode>,
+    plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    fn new(world: &'a World) -> Self {
+        let pins = world
+            .fixed
+            .iter()
+            .map(|(key, pin)| (key.clone(), pin.host.clone()))
+            .collect();
+        let mut planner = Self {
+            world,
+            maps: maps(world),
+            loads: BTreeMap::new(),
+            pins,
+            wanted: BTreeMap::new(),
+            plan: Plan {
+                now_ms: world.now_ms,
+                ..Plan::default()
+            },
+        };
+        for (name, stack) in &world.stacks {
+            let all = wanted(name, stack);
+            let kept = all
+                .iter()
+                .filter(|wanted| !planner.let_go(stack, wanted, &all));
+            let kept: Vec<_> = kept
+                .map(|wanted| (wanted.job.clone(), wanted.node))
+                .collect();
+            planner.wanted.extend(kept);
+        }
+        planner
+    }
+
+    /// Whether a job of the retiring release is wanted no longer: drained, or gone by itself.
+    fn let_go(&self, stack: &StackWorld, wanted: &Wanted<'_>, all: &[Wanted<'_>]) -> bool {
+        wanted.role == Role::Retiring
+            && (self.world.placement(&wanted.job).is_none() || self.drained(stack, wanted, all))
+    }
+
+    /// Loads of what holds room already, and failures. A job that is no longer wanted holds its
+    /// room as long as its host still sees it.
+    fn count_in(&mut self, but: Option<&JobKey>) {
+        let placed = self.world.assignments.keys().map(|(job, host)| (host, job));
+        let placed = placed.filter(|(_, job)| self.wanted.contains_key(job));
+        let seen = self.world.states.keys().map(|(host, job)| (host, job));
+        // What stands still for its successor leaves its room to it.
+        let counts = |(_, job): &(&HostName, &JobKey)| but != Some(*job) && !held(self.world, job);
+        let holders: BTreeSet<_> = placed.chain(seen).filter(counts).collect();
+        for (host, job) in holders {
+            let node = self
+                .wanted
+                .get(job)
+                .copied()
+                .or_else(|| node_of(self.world, job));
+            if let Some(node) = node {
+                self.loads.entry(host.clone()).or_default().add(job, node);
+            }
+        }
+        for ((host, job), counter) in &self.world.counters {
+            let key = (job.stack.clone(), job.node.clone());
+            let load = self.loads.entry(host.clone()).or_default();
+            *load.failing.entry(key).or_insert(0) += counter.failures;
+        }
+    }
+
+    fn stack(&mut self, name: &StackName, stack: &StackWorld) {
+        for wanted in wanted(name, stack) {
+            if self.wanted.contains_key(&wanted.job) {
+                self.job(stack, &wanted);
+            }
+        }
+    }
+
+    fn job(&mut self, stack: &StackWorld, wanted: &Wanted<'_>) {
+        if self.world.placement(&wanted.job).is_some() {
+            self.plan.kept.push(wanted.job.clone());
+            self.pin_if_due(wanted);
+            return;
+        }
+        if let Some(reason) = self.waits_for(stack, wanted) {
+            let verdicts = Vec::new();
+            self.plan.waiting.push(Unplaced {
+                job: wanted.job.clone(),
+                reason,
+                verdicts,
+            });
+            return;
+        }
+        match self.choose(wanted) {
+            (Some(host), verdicts) => self.start(wanted, host, verdicts),
+            (None, verdicts) => {
+                let reason = blocked_reason(&verdicts);
+                self.plan.blocked.push(Unplaced {
+                    job: wanted.job.clone(),
+                    reason,
+                    verdicts,
+                });
+            }
+        }
+    }
+
+    /// The job this one waits for, in words.
+    fn waits_for(&self, stack: &StackWorld, wanted: &Wanted<'_>) -> Option<String> {
+        let release = match wanted.role {
+            Role::Live => stack.live(),
+            Role::Staged => stack.staged(),
+            Role::Retiring => None,
+        }?;
+        let job = &wanted.job;
+        let linked = own_links(wanted.node, release).find(|link| !self.link_up(job, link));
+        if let Some(link) = linked {
+            return Some(format!("waits for {}/{link} to be healthy", job.stack));
+        }
+        let first = JobKey {
+            slot: 0,
+            ..job.clone()
+        };
+        // Where slot 0 waits for its hand-over it cannot be the first.
+        let canary = wanted.role == Role::Staged && staged_now(stack, &job.node, 0);
+        if canary && job.slot > 0 && !healthy(self.world, &first) {
+            return Some(format!("waits for {} to be healthy first", first.short()));
+        }
+        None
+    }
+
+    fn link_up(&self, job: &JobKey, link: &NodeName) -> bool {
+        let target = LinkTarget {
+            stack: None,
+            node: link.clone(),
+        };
+        let tags = resolve::copies(&self.maps, &job.stack, &job.tag, &target);
+        any_healthy(self.world, &job.stack, link, &tags)
+    }
+
+    fn choose(&self, wanted: &Wanted<'_>) -> (Option<HostName>, Vec<Verdict>) {
+        let pinned = self.pinned(wanted).or_else(|| self.beside_old_copy(wanted));
+        let candidate = Candidate {
+            job: &wanted.job,
+            node: wanted.node,
+            pinned,
+        };
+        place(self.world, &self.loads, &candidate)
+    }
+
+    fn pinned(&self, wanted: &Wanted<'_>) -> Option<(HostName, String)> {
+        let found = pin_keys(wanted)
+            .into_iter()
+            .find_map(|key| self.pins.get(&key).map(|host| (key, host.clone())));
+        let (key, host) = found?;
+        let since = self
+            .world
+            .fixed
+            .get(&key)
+            .map_or("just now", |_| "its volume is there");
+        Some((host, since.to_owned()))
+    }
+
+    /// The new copy of an exclusive slot goes where the old one is: it takes over its port.
+    fn beside_old_copy(&self, wanted: &Wanted<'_>) -> Option<(HostName, String)> {
+        let Seat { stack, node, slot } = wanted.job.seat();
+        let before = self.world.stacks.get(&stack)?.live()?.nodes.get(&node)?;
+        if !takes_over(before, wanted.node, slot) {
+            return None;
+        }
+        let tag = before.tag.clone();
+        let host = self.world.run.get(&JobKey {
+            stack,
+            tag,
+            node,
+            slot,
+        })?;
+        Some((host.clone(), "takes over from the copy there".to_owned()))
+    }
+
+    fn start(&mut self, wanted: &Wanted<'_>, host: HostName, verdicts: Vec<Verdict>) {
+        self.loads
+            .entry(host.clone())
+            .or_default()
+            .add(&wanted.job, wanted.node);
+        self.pin(wanted, &host);
+        let chosen = verdicts.iter().find(|v| v.host == host);
+        let reason = chosen.map_or_else(String::new, |v| v.reason.clone());
+        let pointer = self
+            .world
+            .stacks
+            .get(&wanted.job.stack)
+            .map(|stack| &stack.pointer);
+        let run = pointer.and_then(|pointer| pointer.run.clone());
+        self.plan.start.push(Start {
+            job: wanted.job.clone(),
+            run: run.unwrap_or_else(|| RunId::new(self.world.now_ms, 0)),
+            host,
+            reason,
+            verdicts,
+        });
+    }
+
+    fn pin_if_due(&mut self, wanted: &Wanted<'_>) {
+        if let Some(host) = self.world.run.get(&wanted.job).cloned() {
+            self.pin(wanted, &host);
+        }
+    }
+
+    fn pin(&mut self, wanted: &Wanted<'_>, host: &HostName) {
+        for key in pin_keys(wanted) {
+            if self.pins.contains_key(&key) {
+                continue;
+            }
+            let reason = match &key {
+                PinKey::Volume(_, volume) => format!("volume {volume} is there"),
+                PinKey::Seat(_) if wanted.node.has_volume => "its volume is there".to_owned(),
+                PinKey::Seat(_) => "fixed".to_owned(),
+            };
+            self.pins.insert(key.clone(), host.clone());
+            let since_ms = self.world.now_ms;
+            let pin = Pin {
+                v: 1,
+                host: host.clone(),
+                since_ms,
+                reason,
+            };
+            self.plan.pins.insert(format!("{key:?}"), (key, pin));
+        }
+    }
+
+    /// Everything placed that nobody wants, but for stacks that cannot be read.
+    fn unwanted(&mut self) {
+        for assignment in self.world.assignments.values() {
+            let job = &assignment.job;
+            let runs_here = self.world.run.get(job) == Some(&assignment.host);
+            if self.world.frozen_stacks.contains(&job.stack)
+                || (self.wanted.contains_key(job) && runs_here)
+            {
+                continue;
+            }
+            let reason = stop_reason(self.world, assignment, self.wanted.contains_key(job));
+            self.plan.stop.push(Stop {
+                placement: assignment.clone(),
+                reason,
+            });
+        }
+    }
+
+    /// Whether a job of the retiring release may stop: nobody who links to it is left, and who
+    /// looked its endpoint up has had time to ask.
+    fn drained(&self, stack: &StackWorld, wanted: &Wanted<'_>, all: &[Wanted<'_>]) -> bool {
+        let Some(retiring) = stack.retiring() else {
+            return true;
+        };
+        let live = stack
+            .live()
+            .and_then(|live| live.nodes.get(&wanted.job.node));
+        if live.is_some_and(|now| hands_over(wanted.node, now, wanted.job.slot)) {
+            return true; // stood still since its hand-over: nothing to drain
+        }
+        let linked = all
+            .iter()
+            .filter(|other| other.role == Role::Retiring && self.still_there(&other.job))
+            .any(|other| own_links(other.node, retiring).any(|link| *link == wanted.job.node));
+        let waited = self.world.now_ms.saturating_sub(stack.pointer.since_ms);
+        let publishes = stack
+            .procs
+            .get(&(wanted.job.node.clone(), wanted.job.tag.clone()))
+            .is_none_or(|spec| !spec.settings.expose.is_empty());
+        !linked && (!publishes || waited >= DRAIN_MS)
+    }
+
+    fn still_there(&self, job: &JobKey) -> bool {
+        self.world.run.contains_key(job) || self.world.states.keys().any(|(_, seen)| seen == job)
+    }
+}
+
+fn maps(world: &World) -> BTreeMap<StackName, StackMap> {
+    let stacks = world.stacks.iter();
+    stacks
+        .map(|(name, stack)| (name.clone(), stack_map(stack)))
+        .collect()
+}
+
+fn pin_keys(wanted: &Wanted<'_>) -> Vec<PinKey> {
+    if !wanted.node.pinned() {
+        return Vec::new();
+    }
+    let stack = &wanted.job.stack;
+    let volumes = wanted.node.shared_volumes.iter();
+    let mut keys: Vec<_> = volumes
+        .map(|v| PinKey::Volume(stack.clone(), v.clone()))
+        .collect();
+    keys.push(PinKey::Seat(wanted.job.seat()));
+    keys
+}
+
+fn held(world: &World, job: &JobKey) -> bool {
+    let stack = world.stacks.get(&job.stack);
+    stack.is_some_and(|s| resolve::held(&s.pointer, s.live(), s.staged(), job))
+}
+
+/// The node record that describes a placed job: of any release the pointer names.
+fn node_of<'a>(world: &'a World, job: &JobKey) -> Option<&'a ReleaseNode> {
+    let stack = world.stacks.get(&job.stack)?;
+    let of = |release: Option<&'a Release>| {
+        release?
+            .nodes
+            .get(&job.node)
+            .filter(|node| node.tag == job.tag)
+    };
+    of(stack.live())
+        .or_else(|| of(stack.staged()))
+        .or_else(|| of(stack.retiring()))
+}
+
+fn stop_reason(world: &World, assignment: &Assignment, wanted: bool) -> String {
+    if wanted {
+        return "runs on another host now".to_owned();
+    }
+    let Some(stack) = world.stacks.get(&assignment.job.stack) else {
+        return "its stack is gone".to_owned();
+    };
+    let pointer = &stack.pointer;
+    let live = stack
+        .live()
+        .and_then(|live| live.nodes.get(&assignment.job.node));
+    match (pointer.removing, pointer.phase, live) {
+        (true, ..) => "its stack is being removed".to_owned(),
+        (_, Phase::Reverting | Phase::Failed, _) => "its release failed".to_owned(),
+        (_, _, None) => "its node is gone from the live release".to_owned(),
+        (_, _, Some(node)) if node.tag == assignment.job.tag => {
+            format!("scaled to {}", node.scale)
+        }
+        (_, _, Some(node)) => format!("replaced by {}", node.tag),
+    }
+}
+
+/// One sentence out of many verdicts: the reasons, most hosts first.
+fn blocked_reason(verdicts: &[Verdict]) -> String {
+    if verdicts.is_empty() {
+        return "no host has joined yet".to_owned();
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for verdict in verdicts {
+        *counts.entry(verdict.reason.as_str()).or_insert(0) += 1;
+    }
+    let mut reasons: Vec<_> = counts.into_iter().collect();
+    reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
+    let words: Vec<_> = reasons
+        .iter()
+        .take(3)
+        .map(|(reason, count)| format!("{count}× {reason}"))
+        .collect();
+    words.join(", ")
+}

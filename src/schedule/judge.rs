@@ -1,0 +1,144 @@
+//! Judgements about the jobs of a staged release: which failed by the commit's own fault, which take
+//! too long, which are held up from outside, and whether a slot may be handed over now. Called by
+//! `rollout`. Pure.
+
+use std::collections::BTreeMap;
+
+use super::wanted::{Wanted, any_healthy, own_links, stack_map};
+use crate::model::job::{CounterRecord, Fault, JobKey, JobState};
+use crate::model::names::{NodeName, StackName};
+use crate::model::release::{Cut, Release};
+use crate::model::resolve;
+use crate::model::spec::LinkTarget;
+use crate::model::world::{StackWorld, World};
+
+/// Exits in a row of a process that fail its release. The first two may be a race with something
+/// that was just started; three are the commit's own.
+pub const EXITS_MAX: u32 = 3;
+
+/// How long a job of a release may stay in one state before it is healthy. What holds it up from
+/// outside does not count.
+pub const STAGING_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// How long a slot that is being handed over may be held up from outside before the live copy is
+/// started again: nobody serves meanwhile.
+pub const CUT_OUTSIDE_MS_MAX: u64 = 60_000;
+
+/// What made a staged job fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// `start` or `health`.
+    pub stage: &'static str,
+    /// In words.
+    pub reason: String,
+    /// Last lines of its log.
+    pub log: Vec<String>,
+}
+
+/// The first staged job that failed by the commit's own fault.
+#[must_use]
+pub fn failure(world: &World, stack: &StackWorld, jobs: &[&Wanted<'_>]) -> Option<Failure> {
+    let made_ms = stack.staged().map_or(0, |release| release.made_ms);
+    jobs.iter().find_map(|wanted| {
+        let counter = counter(world, &wanted.job)?;
+        // Services run under one tag: what the release before made of them is not this one's fault.
+        if wanted.job.tag.is_static() && counter.at_ms <= made_ms {
+            return None;
+        }
+        let own = counter.fault == Fault::Own;
+        // The live copy of a slot that is handed over stands still: it is brought back at the first
+        // exit, within one stop and one start.
+        let seat = (wanted.job.node.clone(), wanted.job.slot);
+        let exits_max = if stack.pointer.cut.contains(&seat) {
+            1
+        } else {
+            EXITS_MAX
+        };
+        let failed = own && (counter.unhealthy || counter.failures >= exits_max);
+        failed.then(|| Failure {
+            stage: if counter.unhealthy { "health" } else { "start" },
+            reason: format!("{}: {}", wanted.job.short(), counter.reason),
+            log: counter.log_tail.clone(),
+        })
+    })
+}
+
+/// Failures in a row of a job's present placement.
+#[must_use]
+pub fn counter<'a>(world: &'a World, job: &JobKey) -> Option<&'a CounterRecord> {
+    world
+        .placement(job)
+        .and_then(|placement| world.counter(placement))
+}
+
+/// A failure for a job that took too long, unless something outside holds it up: its host or engine
+/// is not there, it has not been begun, its image is on its way, or its last failure was not its own.
+#[must_use]
+pub fn overdue(world: &World, stack: &StackWorld, sick: &Wanted<'_>) -> Option<Failure> {
+    let placement = world.placement(&sick.job)?;
+    let host = world
+        .hosts
+        .get(&placement.host)
+        .filter(|host| host.engine_up())?;
+    let state = world.state(placement)?;
+    let begun = !matches!(state.state, JobState::Assigned | JobState::Pulling);
+    let outside = counter(world, &sick.job).is_some_and(|counter| counter.fault == Fault::Outside);
+    // While its host was away nobody could know.
+    let since_ms = stack
+        .pointer
+        .since_ms
+        .max(state.since_ms)
+        .max(host.started_ms);
+    let waited_ms = world.now_ms.saturating_sub(since_ms);
+    if outside || !begun || waited_ms < STAGING_MS_MAX {
+        return None;
+    }
+    let minutes = STAGING_MS_MAX / 60_000;
+    let reason = format!(
+        "{} was not healthy within {minutes} minutes",
+        sick.job.short()
+    );
+    Some(Failure {
+        stage: "health",
+        reason,
+        log: Vec::new(),
+    })
+}
+
+/// Why a slot under hand-over cannot start, when it has been so for too long and not by its own
+/// fault.
+#[must_use]
+pub fn stranded(world: &World, stack: &StackWorld, sick: &Wanted<'_>) -> Option<String> {
+    let waited_ms = world.now_ms.saturating_sub(stack.pointer.since_ms);
+    if waited_ms < CUT_OUTSIDE_MS_MAX {
+        return None;
+    }
+    if world.placement(&sick.job).is_none() {
+        return Some(format!("{} could not be placed", sick.job.short()));
+    }
+    let outside = counter(world, &sick.job).filter(|counter| counter.fault == Fault::Outside)?;
+    Some(format!("{}: {}", sick.job.short(), outside.reason))
+}
+
+/// The node a slot's new copy would wait for: better now than while nobody serves.
+#[must_use]
+pub fn cut_waits_for(
+    world: &World,
+    name: &StackName,
+    stack: &StackWorld,
+    release: &Release,
+    seat: &Cut,
+) -> Option<NodeName> {
+    let node = release.nodes.get(&seat.0)?;
+    let maps = BTreeMap::from([(name.clone(), stack_map(stack))]);
+    own_links(node, release)
+        .find(|link| {
+            let target = LinkTarget {
+                stack: None,
+                node: (*link).clone(),
+            };
+            let tags = resolve::copies(&maps, name, &node.tag, &target);
+            !any_healthy(world, name, link, &tags)
+        })
+        .cloned()
+}

@@ -1,0 +1,17 @@
+//! What runs where: which jobs the pointers want, which host each goes to, and how a release moves
+//! from staged to live. The decisions are pure; the two loops around them are thin.
+//!
+//! `compose` → what a commit changes · `wanted` → which jobs · `place` → which host · `dowding` →
+//! the plan · `check` → invariants of a plan · `rollout` → the pointer's next step · `dispatch` and
+//! `roll` → the loops.
+
+pub mod check;
+pub mod compose;
+pub mod dispatch;
+pub mod dowding;
+pub mod judge;
+pub mod place;
+pub mod roll;
+pub mod rollout;
+pub mod script;
+pub mod wanted;

@@ -1,0 +1,232 @@
+//! Which host a job goes to, and what each rule said of each host. Pure and deterministic: ties
+//! break by name. Called by `dowding`; its words are what `viking why` and `/v1/allocate` show.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use crate::model::host::{HostRecord, Member, Readiness};
+use crate::model::job::JobKey;
+use crate::model::names::{HostName, NodeName, StackName};
+use crate::model::plan::Verdict;
+use crate::model::release::{FilterRule, ReleaseNode};
+use crate::model::spec::Resources;
+use crate::model::world::World;
+
+/// What is already given away on one host; grows while a plan is made, so that the second decision
+/// sees the first.
+#[derive(Debug, Clone, Default)]
+pub struct Load {
+    /// Jobs.
+    pub jobs: u32,
+    /// Reserved.
+    pub reserved: Resources,
+    /// Jobs per node.
+    pub per_node: BTreeMap<(StackName, NodeName), u32>,
+    /// Fixed ports and who has them.
+    pub ports: BTreeMap<u16, JobKey>,
+    /// Specs that failed here lately, by node.
+    pub failing: BTreeMap<(StackName, NodeName), u32>,
+}
+
+impl Load {
+    /// Counts a job in.
+    pub fn add(&mut self, job: &JobKey, node: &ReleaseNode) {
+        self.jobs += 1;
+        let add = |a: Option<u64>, b: Option<u64>| Some(a.unwrap_or(0) + b.unwrap_or(0));
+        self.reserved.cpu_millis = add(self.reserved.cpu_millis, node.resources.cpu_millis);
+        self.reserved.memory_bytes = add(self.reserved.memory_bytes, node.resources.memory_bytes);
+        *self
+            .per_node
+            .entry((job.stack.clone(), job.node.clone()))
+            .or_insert(0) += 1;
+        self.ports
+            .extend(node.host_ports.iter().map(|port| (*port, job.clone())));
+    }
+}
+
+/// A job to be placed.
+pub struct Candidate<'a> {
+    /// The job.
+    pub job: &'a JobKey,
+    /// Its node.
+    pub node: &'a ReleaseNode,
+    /// The host it is pinned to, and why.
+    pub pinned: Option<(HostName, String)>,
+}
+
+/// The host that wins, if any, and the verdict on each.
+#[must_use]
+pub fn place(
+    world: &World,
+    loads: &BTreeMap<HostName, Load>,
+    candidate: &Candidate<'_>,
+) -> (Option<HostName>, Vec<Verdict>) {
+    let empty = Load::default();
+    let mut verdicts = Vec::new();
+    let mut best: Option<(Rank, HostName)> = None;
+    for (name, member) in &world.members {
+        let load = loads.get(name).unwrap_or(&empty);
+        let alive = world.hosts.get(name);
+        match judge(name, member, alive, load, candidate) {
+            Err(reason) => verdicts.push(Verdict {
+                host: name.clone(),
+                fits: false,
+                reason,
+            }),
+            Ok(()) => {
+                let rank = Rank::of(member, load, candidate);
+                verdicts.push(Verdict {
+                    host: name.clone(),
+                    fits: true,
+                    reason: rank.words(),
+                });
+                if best.as_ref().is_none_or(|(other, _)| rank < *other) {
+                    best = Some((rank, name.clone()));
+                }
+            }
+        }
+    }
+    (best.map(|(_, host)| host), verdicts)
+}
+
+/// The first rule that drops a host, in words.
+fn judge(
+    name: &HostName,
+    member: &Member,
+    alive: Option<&HostRecord>,
+    load: &Load,
+    candidate: &Candidate<'_>,
+) -> Result<(), String> {
+    if let Some((pin, why)) = candidate.pinned.as_ref().filter(|(pin, _)| pin != name) {
+        return Err(format!("pinned to {pin}: {why}"));
+    }
+    let Some(alive) = alive else {
+        return Err("not seen: its lease has ended".to_owned());
+    };
+    match member.readiness {
+        Readiness::Ready => {}
+        Readiness::Cordoned => return Err("cordoned".to_owned()),
+        Readiness::Draining => return Err("draining".to_owned()),
+    }
+    if !alive.engine_up() {
+        return Err("its Docker does not answer".to_owned());
+    }
+    tags(member, candidate.node)?;
+    strict_spread(load, candidate)?;
+    ports(load, candidate)?;
+    room(member, load, candidate.node)
+}
+
+fn tags(member: &Member, node: &ReleaseNode) -> Result<(), String> {
+    for filter in &node.filter {
+        let has = member.tags.contains(&filter.tag);
+        match filter.rule {
+            FilterRule::Required if !has => return Err(format!("lacks tag {}", filter.tag)),
+            FilterRule::Forbidden if has => {
+                return Err(format!("has forbidden tag {}", filter.tag));
+            }
+            FilterRule::Required | FilterRule::Forbidden | FilterRule::Preferred => {}
+        }
+    }
+    Ok(())
+}
+
+fn strict_spread(load: &Load, candidate: &Candidate<'_>) -> Result<(), String> {
+    let key = (candidate.job.stack.clone(), candidate.job.node.clone());
+    let copies = load.per_node.get(&key).copied().unwrap_or(0);
+    if candidate.node.spread_required && copies > 0 {
+        return Err(format!(
+            "has {copies} of {} and spread is required",
+            candidate.job.node
+        ));
+    }
+    Ok(())
+}
+
+fn ports(load: &Load, candidate: &Candidate<'_>) -> Result<(), String> {
+    let seat = candidate.job.seat();
+    for port in &candidate.node.host_ports {
+        // The old copy of the same slot gives the port up in its hand-over.
+        if let Some(owner) = load.ports.get(port).filter(|owner| owner.seat() != seat) {
+            return Err(format!("port {port} is held by {}", owner.short()));
+        }
+    }
+    Ok(())
+}
+
+fn room(member: &Member, load: &Load, node: &ReleaseNode) -> Result<(), String> {
+    let need = [
+        (
+            "cpu",
+            node.resources.cpu_millis,
+            load.reserved.cpu_millis,
+            member.capacity.cpu_millis,
+        ),
+        (
+            "memory",
+            node.resources.memory_bytes,
+            load.reserved.memory_bytes,
+            member.capacity.memory_bytes,
+        ),
+    ];
+    for (what, asks, reserved, capacity) in need {
+        let (asks, reserved) = (asks.unwrap_or(0), reserved.unwrap_or(0));
+        if asks > 0 && reserved + asks > capacity {
+            let unit = if what == "cpu" { "m" } else { "B" };
+            return Err(format!(
+                "no room: {what} asks {asks}{unit}, reserved {reserved}{unit} of {capacity}{unit}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Order among hosts that fit; the smallest wins. Host names break ties by iteration order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    failing: u32,
+    same_node: u32,
+    preferred: Reverse<usize>,
+    reserved_share_ppm: u64,
+    jobs: u32,
+}
+
+impl Rank {
+    fn of(member: &Member, load: &Load, candidate: &Candidate<'_>) -> Self {
+        let key = (candidate.job.stack.clone(), candidate.job.node.clone());
+        let prefers = |f: &&crate::model::release::Filter| {
+            f.rule == FilterRule::Preferred && member.tags.contains(&f.tag)
+        };
+        Self {
+            failing: load.failing.get(&key).copied().unwrap_or(0),
+            same_node: load.per_node.get(&key).copied().unwrap_or(0),
+            preferred: Reverse(candidate.node.filter.iter().filter(prefers).count()),
+            reserved_share_ppm: share(load.reserved, member),
+            jobs: load.jobs,
+        }
+    }
+
+    fn words(&self) -> String {
+        format!(
+            "fits: {} failures of it here, {} copies, {} preferred tags, {}% reserved, {} jobs",
+            self.failing,
+            self.same_node,
+            self.preferred.0,
+            self.reserved_share_ppm / 10_000,
+            self.jobs
+        )
+    }
+}
+
+/// Reserved share of the scarcer of cpu and memory, in millionths.
+fn share(reserved: Resources, member: &Member) -> u64 {
+    let part = |used: Option<u64>, all: u64| match (used.unwrap_or(0), all) {
+        (0, _) => 0,
+        (_, 0) => 1_000_000,
+        (used, all) => {
+            u64::try_from(u128::from(used) * 1_000_000 / u128::from(all)).unwrap_or(u64::MAX)
+        }
+    };
+    part(reserved.cpu_millis, member.capacity.cpu_millis)
+        .max(part(reserved.memory_bytes, member.capacity.memory_bytes))
+}

@@ -1,0 +1,333 @@
+//! The pointer's next step: how a staged release becomes live, is handed over slot by slot, or is
+//! taken back. A pure state machine over pointer, records and what hosts saw; `roll` is its loop.
+
+use std::collections::BTreeSet;
+
+use super::dowding;
+use super::judge::{self, Failure};
+use super::wanted::{Role, healthy, still_to_cut, wanted};
+use crate::model::job::JobKey;
+use crate::model::names::StackName;
+use crate::model::release::{Commit, Cut, Phase, Pointer, Quarantine, Release, RunEnd, RunRecord};
+use crate::model::world::{StackWorld, World};
+
+/// After this long a newer commit takes over from a staging release that is neither done nor failed.
+pub const PREEMPT_AFTER_MS: u64 = 60_000;
+
+/// How long a hand-over that was put off waits for its next try.
+pub const CUT_AGAIN_MS: u64 = 5 * 60 * 1000;
+
+/// How long reverting waits for the kept containers to be healthy again before it says how it is.
+pub const REVERT_MS_MAX: u64 = 60_000;
+
+/// A change of one pointer, with what is written beside it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// The new pointer.
+    pub pointer: Pointer,
+    /// The end of a run, if this is one.
+    pub end: Option<RunRecord>,
+    /// What happened, for `/event`: a word and a sentence.
+    pub event: (&'static str, String),
+}
+
+/// The next step of a stack, if there is one now.
+#[must_use]
+pub fn step(world: &World, name: &StackName) -> Option<Step> {
+    let stack = world
+        .stacks
+        .get(name)
+        .filter(|_| !world.frozen_stacks.contains(name))?;
+    if let Some(step) = retired(world, name, stack) {
+        return Some(step);
+    }
+    match stack.pointer.phase {
+        Phase::Staging | Phase::Cutting => staged(world, name, stack),
+        Phase::Reverting => reverted(world, name, stack),
+        Phase::Building | Phase::Live | Phase::Failed | Phase::Superseded => None,
+    }
+}
+
+fn staged(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step> {
+    let release = stack.staged()?;
+    let all = wanted(name, stack);
+    let jobs: Vec<_> = all
+        .iter()
+        .filter(|wanted| wanted.role == Role::Staged)
+        .collect();
+    if let Some(failure) = judge::failure(world, stack, &jobs) {
+        return Some(fail(world, stack, release, failure));
+    }
+    if let Some(sick) = jobs.iter().find(|wanted| !healthy(world, &wanted.job)) {
+        let cutting = stack.pointer.phase == Phase::Cutting;
+        if let Some(reason) = judge::stranded(world, stack, sick).filter(|_| cutting) {
+            return Some(put_off(world, stack, &reason));
+        }
+        let overdue = judge::overdue(world, stack, sick)?;
+        return Some(fail(world, stack, release, overdue));
+    }
+    // A release that is still draining goes first: there is one place for it in the pointer.
+    if stack.pointer.retiring.is_some() {
+        return None;
+    }
+    match still_to_cut(stack).first() {
+        Some(seat) => may_cut(world, name, stack, release, seat),
+        None => Some(promote(world, stack, release)),
+    }
+}
+
+/// Hands a slot over, unless the new copy would have to wait while nobody serves.
+fn may_cut(
+    world: &World,
+    name: &StackName,
+    stack: &StackWorld,
+    release: &Release,
+    seat: &Cut,
+) -> Option<Step> {
+    let waited_ms = world.now_ms.saturating_sub(stack.pointer.since_ms);
+    let put_off = stack.pointer.phase == Phase::Staging && !stack.pointer.reason.is_empty();
+    if put_off && waited_ms < CUT_AGAIN_MS {
+        return None;
+    }
+    if judge::cut_waits_for(world, name, stack, release, seat).is_some() {
+        return None;
+    }
+    let step = cut(world, stack, seat.clone());
+    has_a_place(world, name, release, seat, &step).then_some(step)
+}
+
+/// Whether a host could take the new copy, were the old one told to stand still.
+fn has_a_place(
+    world: &World,
+    name: &StackName,
+    release: &Release,
+    (node, slot): &Cut,
+    step: &Step,
+) -> bool {
+    let Some(after) = release.nodes.get(node) else {
+        return false;
+    };
+    let mut then = world.clone();
+    if let Some(stack) = then.stacks.get_mut(name) {
+        stack.pointer = step.pointer.clone();
+    }
+    let job = JobKey {
+        stack: name.clone(),
+        tag: after.tag.clone(),
+        node: node.clone(),
+        slot: *slot,
+    };
+    let verdicts = dowding::explain(&then, &job).unwrap_or_default();
+    verdicts.iter().any(|verdict| verdict.fits)
+}
+
+/// Nobody serves a slot whose new copy cannot start: takes the hand-over back without blaming the
+/// commit, to try again later.
+fn put_off(world: &World, stack: &StackWorld, reason: &str) -> Step {
+    let mut pointer = stack.pointer.clone();
+    pointer.phase = Phase::Reverting;
+    pointer.since_ms = world.now_ms;
+    pointer.cut = BTreeSet::new();
+    pointer.reason = format!("hand-over put off: {reason}");
+    let event = ("reverting", pointer.reason.clone());
+    Step {
+        pointer,
+        end: None,
+        event,
+    }
+}
+
+fn cut(world: &World, stack: &StackWorld, seat: Cut) -> Step {
+    let mut pointer = stack.pointer.clone();
+    let event = ("cutting", format!("hands over {}.{}", seat.0, seat.1));
+    pointer.phase = Phase::Cutting;
+    pointer.since_ms = world.now_ms;
+    pointer.reason = String::new();
+    pointer.cut.insert(seat);
+    Step {
+        pointer,
+        end: None,
+        event,
+    }
+}
+
+fn promote(world: &World, stack: &StackWorld, release: &Release) -> Step {
+    let mut pointer = stack.pointer.clone();
+    pointer.retiring = pointer.live.take();
+    pointer.live = pointer.staged.take();
+    pointer.phase = Phase::Live;
+    pointer.since_ms = world.now_ms;
+    pointer.cut = BTreeSet::new();
+    // A newer commit that failed while this one was staged stays quarantined.
+    pointer.quarantine = pointer.quarantine.filter(|bad| bad.at_ms > release.made_ms);
+    pointer.reason = String::new();
+    let end = Some(record(world, release, RunEnd::Live));
+    let event = (
+        "live",
+        format!("{} serves: {}", release.tag, release.commit.subject),
+    );
+    Step {
+        pointer,
+        end,
+        event,
+    }
+}
+
+fn fail(world: &World, stack: &StackWorld, release: &Release, failure: Failure) -> Step {
+    let mut pointer = stack.pointer.clone();
+    let reverting = !pointer.cut.is_empty();
+    pointer.quarantine = Some(Quarantine {
+        commit: release.commit.clone(),
+        tag: release.tag.clone(),
+        run: release.run.clone(),
+        stage: failure.stage.to_owned(),
+        reason: failure.reason.clone(),
+        log: failure.log,
+        at_ms: world.now_ms,
+    });
+    pointer.reason.clone_from(&failure.reason);
+    pointer.since_ms = world.now_ms;
+    pointer.cut = BTreeSet::new();
+    if reverting {
+        pointer.phase = Phase::Reverting;
+        let event = ("reverting", failure.reason);
+        return Step {
+            pointer,
+            end: None,
+            event,
+        };
+    }
+    ended(world, pointer, release)
+}
+
+/// The last step of a failed release.
+fn ended(world: &World, mut pointer: Pointer, release: &Release) -> Step {
+    pointer.staged = None;
+    pointer.phase = Phase::Failed;
+    pointer.since_ms = world.now_ms;
+    let mut end = record(world, release, RunEnd::Failed);
+    if let Some(quarantine) = &pointer.quarantine {
+        end.reason.clone_from(&quarantine.reason);
+        end.stage.clone_from(&quarantine.stage);
+        end.log.clone_from(&quarantine.log);
+    }
+    let event = ("failed", format!("{}: {}", release.tag, pointer.reason));
+    Step {
+        pointer,
+        end: Some(end),
+        event,
+    }
+}
+
+/// Done once nothing of the failed release runs and the kept copies are healthy again.
+fn reverted(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step> {
+    let release = stack.staged()?;
+    let live: BTreeSet<JobKey> = wanted(name, stack).into_iter().map(|w| w.job).collect();
+    let gone = world
+        .run
+        .keys()
+        .filter(|job| job.stack == *name)
+        .all(|job| live.contains(job));
+    let back = live.iter().all(|job| healthy(world, job));
+    let waited = world.now_ms.saturating_sub(stack.pointer.since_ms);
+    if !gone || (!back && waited < REVERT_MS_MAX) {
+        return None;
+    }
+    let own = stack
+        .pointer
+        .quarantine
+        .as_ref()
+        .is_some_and(|bad| bad.run == release.run);
+    if own {
+        return Some(ended(world, stack.pointer.clone(), release));
+    }
+    // Put off, not failed: it stays staged.
+    let mut pointer = stack.pointer.clone();
+    pointer.phase = Phase::Staging;
+    pointer.since_ms = world.now_ms;
+    let event = ("staging", pointer.reason.clone());
+    Some(Step {
+        pointer,
+        end: None,
+        event,
+    })
+}
+
+/// Forgets the drained release once nothing of it is placed.
+fn retired(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step> {
+    let tag = stack.pointer.retiring.clone()?;
+    let kept = wanted(name, stack);
+    let left = kept
+        .iter()
+        .filter(|wanted| wanted.role == Role::Retiring)
+        .any(|wanted| world.run.contains_key(&wanted.job));
+    if left {
+        return None;
+    }
+    let mut pointer = stack.pointer.clone();
+    pointer.retiring = None;
+    Some(Step {
+        pointer,
+        end: None,
+        event: ("retired", format!("{tag} is gone")),
+    })
+}
+
+fn record(world: &World, release: &Release, end: RunEnd) -> RunRecord {
+    RunRecord {
+        v: 1,
+        run: release.run.clone(),
+        commit: release.commit.clone(),
+        tag: release.tag.clone(),
+        end,
+        reason: String::new(),
+        stage: String::new(),
+        log: Vec::new(),
+        stages_ms: vec![(
+            "rollout".to_owned(),
+            world.now_ms.saturating_sub(release.made_ms),
+        )],
+        ended_ms: world.now_ms,
+    }
+}
+
+/// Whether a newer release may take the place of what is staged, and if so how the old run ends.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Room {
+    /// Nothing is staged.
+    Free,
+    /// The staged release gives way.
+    Supersedes(Box<RunRecord>),
+    /// Not now; in words.
+    Wait(String),
+}
+
+/// Decides promise 9: a newer commit wins, a failing deploy can never block its fix.
+#[must_use]
+pub fn room(world: &World, name: &StackName, by: &Commit) -> Room {
+    let Some(stack) = world.stacks.get(name) else {
+        return Room::Free;
+    };
+    let Some(release) = stack.staged() else {
+        return Room::Free;
+    };
+    match stack.pointer.phase {
+        Phase::Cutting | Phase::Reverting => {
+            return Room::Wait(format!("{} is {}", release.tag, stack.pointer.phase));
+        }
+        Phase::Building | Phase::Staging | Phase::Live | Phase::Failed | Phase::Superseded => {}
+    }
+    let waited = world.now_ms.saturating_sub(stack.pointer.since_ms);
+    let failing = wanted(name, stack)
+        .iter()
+        .filter(|wanted| wanted.role == Role::Staged)
+        .any(|wanted| {
+            judge::counter(world, &wanted.job).is_some_and(|counter| counter.failures > 0)
+        });
+    if !failing && waited < PREEMPT_AFTER_MS {
+        return Room::Wait(format!("{} is staging", release.tag));
+    }
+    let mut end = record(world, release, RunEnd::Superseded);
+    end.reason = format!("{} came", by.short());
+    Room::Supersedes(Box::new(end))
+}

@@ -1,0 +1,234 @@
+//! Which jobs a stack's pointer wants to run, and in which role. The first half of planning;
+//! `dowding` places them, `rollout` judges them. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::job::{JobKey, JobState};
+use crate::model::names::{NodeName, StackName, Tag};
+use crate::model::release::{Phase, Pointer, Release, ReleaseNode};
+use crate::model::resolve::StackMap;
+use crate::model::world::{StackWorld, World};
+
+/// Why a job is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Of the live release.
+    Live,
+    /// Started for the staged release.
+    Staged,
+    /// Of the release being drained: kept where it is, never started.
+    Retiring,
+}
+
+/// A job that should run.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    /// The job.
+    pub job: JobKey,
+    /// Its node, as the release that wants it says.
+    pub node: &'a ReleaseNode,
+    /// Why.
+    pub role: Role,
+}
+
+/// All jobs a stack wants, in job order, each once.
+#[must_use]
+pub fn wanted<'a>(stack: &StackName, world: &'a StackWorld) -> Vec<Wanted<'a>> {
+    let mut jobs = BTreeMap::new();
+    if world.pointer.removing {
+        return Vec::new();
+    }
+    if let Some(live) = world.live() {
+        add(&mut jobs, stack, live, Role::Live, |_, _| true);
+    }
+    if let Some(staged) = world.staged().filter(|_| stages(world.pointer.phase)) {
+        let live = world.live();
+        add(&mut jobs, stack, staged, Role::Staged, |name, slot| {
+            starts_in_stage(&world.pointer, live, staged, name, slot)
+        });
+    }
+    if let Some(retiring) = world.retiring() {
+        add(&mut jobs, stack, retiring, Role::Retiring, |_, _| true);
+    }
+    jobs.into_values().collect()
+}
+
+fn stages(phase: Phase) -> bool {
+    matches!(phase, Phase::Staging | Phase::Cutting)
+}
+
+fn add<'a>(
+    jobs: &mut BTreeMap<JobKey, Wanted<'a>>,
+    stack: &StackName,
+    release: &'a Release,
+    role: Role,
+    wants: impl Fn(&NodeName, u32) -> bool,
+) {
+    for (name, node) in &release.nodes {
+        for slot in (0..node.slots()).filter(|slot| wants(name, *slot)) {
+            let job = JobKey {
+                stack: stack.clone(),
+                tag: node.tag.clone(),
+                node: name.clone(),
+                slot,
+            };
+            jobs.entry(job.clone())
+                .or_insert(Wanted { job, node, role });
+        }
+    }
+}
+
+/// Whether a slot of the staged release runs before promotion.
+fn starts_in_stage(
+    pointer: &Pointer,
+    live: Option<&Release>,
+    staged: &Release,
+    name: &NodeName,
+    slot: u32,
+) -> bool {
+    let Some(node) = staged.nodes.get(name) else {
+        return false;
+    };
+    match live.and_then(|live| live.nodes.get(name)) {
+        // Unchanged: its scale counts from promotion on, unless there is nothing live to touch.
+        Some(before) if before.tag == node.tag => before.slots() == 0,
+        Some(before) if hands_over(before, node, slot) => {
+            pointer.cut.contains(&(name.clone(), slot))
+        }
+        // A further copy comes after the first was handed over, so that it cannot take its place.
+        Some(before) if hands_over(before, node, 0) => pointer.cut.contains(&(name.clone(), 0)),
+        _ => true,
+    }
+}
+
+/// Whether the staged release wants a slot of a node now.
+#[must_use]
+pub fn staged_now(world: &StackWorld, node: &NodeName, slot: u32) -> bool {
+    world
+        .staged()
+        .is_some_and(|staged| starts_in_stage(&world.pointer, world.live(), staged, node, slot))
+}
+
+/// Whether a slot's old and new copy must never run at the same time. One exclusive side is enough:
+/// workers keep one tag per slot of such a node.
+#[must_use]
+pub fn hands_over(before: &ReleaseNode, after: &ReleaseNode, slot: u32) -> bool {
+    before.tag != after.tag && slot < before.slots() && (before.exclusive || after.exclusive)
+}
+
+/// Whether the new copy of a slot needs what the old one has: its volume, or a port of its host.
+#[must_use]
+pub fn takes_over(before: &ReleaseNode, after: &ReleaseNode, slot: u32) -> bool {
+    let one_volume = before.has_volume && after.has_volume;
+    let one_port = before
+        .host_ports
+        .iter()
+        .any(|port| after.host_ports.contains(port));
+    hands_over(before, after, slot) && (one_volume || one_port)
+}
+
+/// Slots that must be handed over before promotion and are not yet, in link order.
+#[must_use]
+pub fn still_to_cut(world: &StackWorld) -> Vec<(NodeName, u32)> {
+    let (Some(live), Some(staged)) = (world.live(), world.staged()) else {
+        return Vec::new();
+    };
+    let mut seats = Vec::new();
+    for name in link_order(staged) {
+        let (Some(before), Some(after)) = (live.nodes.get(&name), staged.nodes.get(&name)) else {
+            continue;
+        };
+        let slots = (0..after.slots()).filter(|slot| hands_over(before, after, *slot));
+        seats.extend(slots.map(|slot| (name.clone(), slot)));
+    }
+    seats.retain(|seat| !world.pointer.cut.contains(seat));
+    seats
+}
+
+/// Nodes of a release so that a node comes after those it links to; by name within that. A cycle
+/// (refused when `viking.yml` is read) ends the order early and the rest follows by name.
+#[must_use]
+pub fn link_order(release: &Release) -> Vec<NodeName> {
+    let mut order: Vec<NodeName> = Vec::new();
+    let mut done: BTreeSet<NodeName> = BTreeSet::new();
+    loop {
+        let ready = release.nodes.iter().find(|(name, node)| {
+            !done.contains(*name) && own_links(node, release).all(|link| done.contains(link))
+        });
+        let Some((name, _)) = ready else { break };
+        done.insert(name.clone());
+        order.push(name.clone());
+    }
+    order.extend(
+        release
+            .nodes
+            .keys()
+            .filter(|name| !done.contains(*name))
+            .cloned(),
+    );
+    order
+}
+
+/// Nodes of the same release that a node links to and that have copies to wait for.
+pub fn own_links<'a>(
+    node: &'a ReleaseNode,
+    release: &'a Release,
+) -> impl Iterator<Item = &'a NodeName> {
+    node.link
+        .iter()
+        .filter(|link| {
+            link.stack
+                .as_ref()
+                .is_none_or(|stack| *stack == release.stack)
+        })
+        .map(|link| &link.node)
+        .filter(|name| {
+            release
+                .nodes
+                .get(*name)
+                .is_some_and(|target| target.slots() > 0)
+        })
+}
+
+/// Whether a job's own host sees it healthy.
+#[must_use]
+pub fn healthy(world: &World, job: &JobKey) -> bool {
+    state_of(world, job) == Some(JobState::Healthy)
+}
+
+/// What a job's own host last saw of its present placement.
+#[must_use]
+pub fn state_of(world: &World, job: &JobKey) -> Option<JobState> {
+    world
+        .placement(job)
+        .and_then(|placement| world.state(placement))
+        .map(|state| state.state)
+}
+
+/// Whether some copy of a node at one of these tags is healthy.
+#[must_use]
+pub fn any_healthy(world: &World, stack: &StackName, node: &NodeName, tags: &[Tag]) -> bool {
+    tags.iter().any(|tag| {
+        let at = |slot| JobKey {
+            stack: stack.clone(),
+            tag: tag.clone(),
+            node: node.clone(),
+            slot,
+        };
+        world
+            .run
+            .range(at(0)..=at(u32::MAX))
+            .any(|(job, _)| healthy(world, job))
+    })
+}
+
+/// What the resolver needs of a stack.
+#[must_use]
+pub fn stack_map(stack: &StackWorld) -> StackMap {
+    let named = stack.pointer.named();
+    let releases = named.filter_map(|tag| Some((tag.clone(), stack.releases.get(tag)?.clone())));
+    StackMap {
+        pointer: stack.pointer.clone(),
+        releases: releases.collect(),
+    }
+}

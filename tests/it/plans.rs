@@ -1,0 +1,223 @@
+//! Scripted worlds: each file of `plans/` is a world; the plan's text and the rollout's next steps
+//! are compared with stored ones. A found bug first becomes a file there.
+
+use viking::model::world::World;
+use viking::schedule::{check, dowding, rollout, script};
+
+fn steps(world: &World) -> String {
+    let step = |name| rollout::step(world, name).map(|step| (name, step));
+    let lines = world.stacks.keys().filter_map(step).map(|(name, step)| {
+        format!(
+            "step    {name}: {} ({}) → {}",
+            step.event.0, step.event.1, step.pointer.phase
+        )
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn each_world_gives_its_plan() {
+    insta::glob!("plans/*.yml", |path| {
+        let text = std::fs::read_to_string(path).expect("the world can be read");
+        let world =
+            script::world(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let plan = dowding::plan(&world);
+        assert_eq!(
+            check::plan(&world, &plan),
+            Vec::<String>::new(),
+            "{}",
+            path.display()
+        );
+        let shown = format!("{text}---\n{}{}", script::plan_text(&plan), steps(&world));
+        insta::assert_snapshot!(shown);
+    });
+}
+
+mod properties {
+    use super::*;
+    use proptest::prelude::*;
+    use viking::model::job::{Assignment, Instance, JobState, StateRecord};
+    use viking::model::plan::Plan;
+
+    fn node() -> impl Strategy<Value = String> {
+        (0..3_u32, prop::bool::ANY, prop::bool::ANY, 0..4_u8, prop::bool::ANY).prop_map(
+            |(scale, volume, service, port, link)| {
+                // Two slots that are pinned to one host can never both have one port of it.
+                let port = if port == 0 && scale < 2 { "port: 8080," } else { "" };
+                let link = if link { "link: [aa]," } else { "" };
+                format!("{{scale: {scale}, volume: {volume}, service: {service}, {port} {link} expose: true}}")
+            },
+        )
+    }
+
+    fn release() -> impl Strategy<Value = String> {
+        (node(), node(), node()).prop_map(|(a, b, c)| {
+            // Only `bb` and `cc` may link, so that there is no cycle.
+            let a = a.replace("link: [aa],", "");
+            let (b, c) = (b.replace("port: 8080,", ""), c.replace("port: 8080,", ""));
+            format!("{{aa: {a}, bb: {b}, cc: {c}}}")
+        })
+    }
+
+    fn state() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec![
+            "healthy",
+            "starting",
+            "backoff",
+            "exited",
+            "unhealthy",
+        ])
+    }
+
+    fn job() -> impl Strategy<Value = String> {
+        let tag = prop::sample::select(vec!["a1", "b2", "c3", "static"]);
+        let node = prop::sample::select(vec!["aa", "bb", "cc", "dd"]);
+        let host = prop::sample::select(vec!["alpha", "beta", "gamma"]);
+        (tag, node, 0..3_u32, host, state(), 0..4_u32).prop_map(|(tag, node, slot, host, state, failures)| {
+            format!("  - {{job: ragnar/{tag}/{node}/{slot}, host: {host}, state: {state}, failures: {failures}}}\n")
+        })
+    }
+
+    fn world() -> impl Strategy<Value = String> {
+        let phase = prop::sample::select(vec!["staging", "cutting", "live", "reverting", "failed"]);
+        let releases = (release(), release(), release());
+        let jobs = prop::collection::vec(job(), 0..12);
+        let host = prop::sample::select(vec![
+            "{}",
+            "{dead: true}",
+            "{readiness: draining}",
+            "{engine_down: true}",
+        ]);
+        let hosts = (host.clone(), host);
+        let cut = prop::sample::subsequence(vec!["aa.0", "bb.0", "cc.1"], 0..3);
+        let pointers = (prop::bool::ANY, prop::bool::ANY, 0..5_000_u64);
+        (phase, releases, jobs, hosts, cut, pointers).prop_map(|(phase, (a, b, c), jobs, (h1, h2), cut, (live, retiring, now))| {
+            let live = if live { "live: a1" } else { "removed: false" };
+            let retiring = if retiring { "retiring: c3" } else { "since_ms: 0" };
+            let staged = if matches!(phase, "staging" | "cutting" | "reverting") { "staged: b2" } else { "removing: false" };
+            let mut text = format!(
+                "now_ms: {now}\nhosts: {{alpha: {{}}, beta: {h1}, gamma: {h2}}}\nstacks:\n  ragnar:\n    phase: {phase}\n    {live}\n    {retiring}\n    {staged}\n    cut: [{}]\n    releases: {{a1: {a}, b2: {b}, c3: {c}}}\n",
+                cut.join(", ")
+            );
+            if !jobs.is_empty() {
+                text.push_str("jobs:\n");
+                text.extend(jobs);
+            }
+            text
+        })
+    }
+
+    /// What the store would hold after the plan's writes.
+    fn apply(world: &mut World, plan: &Plan) {
+        for stop in &plan.stop {
+            let job = &stop.placement.job;
+            world
+                .assignments
+                .remove(&(job.clone(), stop.placement.host.clone()));
+            if world.run.get(job) == Some(&stop.placement.host) {
+                world.run.remove(job);
+            }
+        }
+        for start in &plan.start {
+            let instance =
+                Instance(i64::try_from(world.assignments.len()).expect("few assignments") + 1000);
+            let job = start.job.clone();
+            let host = start.host.clone();
+            let placed = Assignment {
+                job: job.clone(),
+                host: host.clone(),
+                instance,
+                container: None,
+            };
+            world
+                .assignments
+                .insert((job.clone(), host.clone()), placed);
+            world.run.insert(job, host);
+        }
+        for (key, pin) in plan.pins.values() {
+            world.fixed.insert(key.clone(), pin.clone());
+        }
+    }
+
+    /// Every placed job becomes healthy, as with a commit that works.
+    fn all_healthy(world: &mut World) {
+        world.counters.clear();
+        let assigned = world.assignments.clone();
+        world
+            .states
+            .retain(|(host, job), _| assigned.contains_key(&(job.clone(), host.clone())));
+        let placed: Vec<_> = world.assignments.values().cloned().collect();
+        for Assignment {
+            job,
+            host,
+            instance,
+            ..
+        } in placed
+        {
+            let state = StateRecord {
+                v: 1,
+                instance,
+                state: JobState::Healthy,
+                since_ms: world.now_ms,
+                container: None,
+                address: None,
+                published: Vec::new(),
+                reason: String::new(),
+                log_tail: Vec::new(),
+                drift: Vec::new(),
+            };
+            world.states.insert((host, job), state);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn a_plan_breaks_no_invariant_and_is_empty_after_its_writes(text in world()) {
+            let mut world = script::world(&text).unwrap();
+            let plan = dowding::plan(&world);
+            prop_assert_eq!(check::plan(&world, &plan), Vec::<String>::new());
+            prop_assert_eq!(&plan, &dowding::plan(&world));
+            apply(&mut world, &plan);
+            let again = dowding::plan(&world);
+            prop_assert!(again.is_empty(), "{}", script::plan_text(&again));
+        }
+
+        #[test]
+        fn a_release_that_works_goes_live_and_nothing_else_is_left(text in world()) {
+            let mut world = script::world(&text).unwrap();
+            let name = viking::model::names::StackName::parse("ragnar").unwrap();
+            for host in ["alpha", "beta", "gamma"] {
+                let host = viking::model::names::HostName::parse(host).unwrap();
+                let record = world.hosts.values().next().unwrap().clone();
+                let record = viking::model::host::HostRecord { engine: viking::model::host::EngineState::Up { version: String::new() }, ..record };
+                world.hosts.insert(host.clone(), record);
+                world.members.get_mut(&host).unwrap().readiness = Default::default();
+            }
+            let staged = world.stacks[&name].pointer.staged.clone();
+            let reverting = world.stacks[&name].pointer.phase == viking::model::release::Phase::Reverting;
+            for _ in 0..100 {
+                let plan = dowding::plan(&world);
+                prop_assert_eq!(check::plan(&world, &plan), Vec::<String>::new());
+                apply(&mut world, &plan);
+                all_healthy(&mut world);
+                world.now_ms += 1_000;
+                if let Some(step) = rollout::step(&world, &name) {
+                    let stack = world.stacks.get_mut(&name).unwrap();
+                    stack.pointer = step.pointer;
+                }
+            }
+            let stack = &world.stacks[&name];
+            let blocked = dowding::plan(&world).blocked;
+            prop_assert!(blocked.is_empty(), "{:?}", blocked);
+            prop_assert_eq!(&stack.pointer.staged, &None);
+            prop_assert_eq!(&stack.pointer.retiring, &None);
+            if let (Some(staged), false) = (staged, reverting) {
+                prop_assert_eq!(stack.pointer.live.as_ref(), Some(&staged));
+            }
+            let wanted = viking::schedule::wanted::wanted(&name, stack).len();
+            prop_assert_eq!(world.run.len(), wanted);
+        }
+    }
+}
