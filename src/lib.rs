@@ -18,3 +18,5 @@ pub mod sync;
 
 pub mod schedule;
 
+pub mod deploy;
+

@@ -6,3 +6,4 @@ mod plans;
 mod store;
 mod sync;
 mod vikingfile;
+mod worker;

@@ -1,0 +1,167 @@
+//! Says that this host is alive: its registration, and `/host/<me>` under a lease that is kept
+//! alive elsewhere. Runs beside the worker; rings it when the lease is another one, so that
+//! everything under the lease is written again.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::docker::SharedEngine;
+use crate::model::host::{Capacity, EngineState, HostRecord, Member};
+use crate::model::names::HostName;
+use crate::store::LeaseId;
+use crate::store::tables::Tables;
+use crate::wake::{self, Bell};
+
+/// Time to live of a host: short, so that its jobs can move soon after it is gone.
+pub const LEASE_TTL: Duration = Duration::from_secs(3);
+/// Between two looks at the engine.
+const ENGINE_EVERY: Duration = Duration::from_secs(3);
+/// Until the next try when the store did not take it.
+const AGAIN: Duration = Duration::from_millis(500);
+/// An engine that does not answer for so long is down.
+const ENGINE_MAX: Duration = Duration::from_secs(5);
+
+/// What a host says of itself.
+#[derive(Clone)]
+pub struct Heartbeat {
+    /// The store.
+    pub tables: Tables,
+    /// Docker.
+    pub engine: SharedEngine,
+    /// Name.
+    pub host: HostName,
+    /// The address ports are published on.
+    pub address: IpAddr,
+    /// Where the API listens.
+    pub api: String,
+    /// Tells a machine from another of the same name.
+    pub machine_id: String,
+    /// Unix milliseconds of this start.
+    pub started_ms: u64,
+}
+
+impl Heartbeat {
+    /// Until shutdown: registers the machine once, and announces it whenever its engine's state or
+    /// its lease changes.
+    pub async fn run(
+        self,
+        mut lease: watch::Receiver<Option<LeaseId>>,
+        bell: Bell,
+        shutdown: CancellationToken,
+    ) {
+        let beat = async {
+            let mut registered = false;
+            let mut announced: Option<(LeaseId, HostRecord)> = None;
+            let (mut state, mut capacity) = self.engine_state().await;
+            let mut asked = Instant::now();
+            loop {
+                // A new lease is announced at once, without waiting for an engine that may hang.
+                if asked.elapsed() >= ENGINE_EVERY {
+                    (state, capacity) = self.engine_state().await;
+                    asked = Instant::now();
+                }
+                registered = registered || self.register(capacity).await;
+                let record = self.record(state.clone());
+                let current = *lease.borrow_and_update();
+                let said = self.announce(current, &record, &mut announced).await;
+                bell.ring();
+                let wait = if said && registered {
+                    ENGINE_EVERY
+                } else {
+                    AGAIN
+                };
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    changed = lease.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = beat => {}
+        }
+    }
+
+    async fn engine_state(&self) -> (EngineState, Option<Capacity>) {
+        let down = |reason: String| (EngineState::Down { reason }, None);
+        match tokio::time::timeout(ENGINE_MAX, self.engine.info()).await {
+            Ok(Ok(info)) => {
+                let capacity = Capacity {
+                    cpu_millis: info.cpus.saturating_mul(1_000),
+                    memory_bytes: info.memory_bytes,
+                };
+                let version = info.version;
+                (EngineState::Up { version }, Some(capacity))
+            }
+            Ok(Err(error)) => down(error.to_string()),
+            Err(_) => down(format!("no answer in {ENGINE_MAX:?}")),
+        }
+    }
+
+    fn record(&self, engine: EngineState) -> HostRecord {
+        HostRecord {
+            v: 1,
+            address: self.address,
+            engine,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            api: self.api.clone(),
+            started_ms: self.started_ms,
+        }
+    }
+
+    /// Needs the engine once, for what the machine can hold.
+    async fn register(&self, capacity: Option<Capacity>) -> bool {
+        let Some(capacity) = capacity else {
+            return false;
+        };
+        let member = Member {
+            v: 1,
+            machine_id: self.machine_id.clone(),
+            capacity,
+            joined_ms: wake::now_ms(),
+            ..Member::default()
+        };
+        match self.tables.register_member(&self.host, &member).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!("cannot register this host: {error}");
+                false
+            }
+        }
+    }
+
+    async fn announce(
+        &self,
+        lease: Option<LeaseId>,
+        record: &HostRecord,
+        announced: &mut Option<(LeaseId, HostRecord)>,
+    ) -> bool {
+        let Some(lease) = lease else {
+            return false;
+        };
+        let news = (lease, record.clone());
+        if announced.as_ref() == Some(&news) {
+            return true;
+        }
+        match self.tables.announce(&self.host, record, lease).await {
+            Ok(()) => {
+                *announced = Some(news);
+                true
+            }
+            Err(error) => {
+                // It may have been written all the same: nothing is known to be on record.
+                *announced = None;
+                tracing::warn!("cannot say that this host is alive: {error}");
+                false
+            }
+        }
+    }
+}

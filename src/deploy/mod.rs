@@ -1,0 +1,31 @@
+//! The part of every host that runs containers: it does as the store tells it and reports what it
+//! sees. Called by `host`; never decides where a job runs, and never touches what viking did not
+//! make.
+//!
+//! In reading order: `worker` puts the parts together; `desk` is one pass (`hear`, decide, `acts`);
+//! `reconcile` decides; `ops` does; `ledger` is what is on record.
+
+mod acts;
+pub mod clock;
+pub mod container;
+pub mod desk;
+pub mod endpoints;
+pub mod failure;
+pub mod health;
+pub mod hear;
+pub mod heartbeat;
+pub mod ledger;
+pub mod link;
+mod make;
+pub mod monitor;
+pub mod network;
+pub mod observed;
+pub mod ops;
+pub mod ports;
+pub mod reconcile;
+pub mod runs;
+pub mod state;
+pub mod view;
+pub mod volume;
+pub mod wanted;
+pub mod worker;
