@@ -20,3 +20,5 @@ pub mod schedule;
 
 pub mod deploy;
 
+pub mod router;
+

@@ -1,0 +1,229 @@
+//! Keeps links working while their targets move: one listener per (stack, tag, target, port) on the
+//! stack's gateway address, and the loopback listener this host's Docker pulls images through.
+//! Workers ask for listeners; the table behind them follows `/release` and `/ports`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::forward::{self, Lookup};
+use super::table::{self, Seen, Table};
+use crate::model::endpoint::{LinkKey, ListenRequest};
+use crate::model::names::{HostName, StackName};
+use crate::store::keys::Family;
+use crate::store::tables::Tables;
+use crate::wake::{self, Bell, Next};
+
+/// A full look at least this often: events are hints.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Ports of listeners: below Linux's ephemeral range, above those handed to jobs.
+const PORT_FIRST: u16 = 30_000;
+const PORT_COUNT: u16 = 2_700;
+
+/// Container port of the registry.
+const REGISTRY_PORT: u16 = 5000;
+
+/// A worker's question: the listener wanted, and where the port or the reason goes.
+pub type Listen = (ListenRequest, oneshot::Sender<Result<u16, String>>);
+
+/// What the ambassador needs.
+pub struct Ambassador {
+    /// The store's typed side.
+    pub tables: Tables,
+    /// This host.
+    pub host: HostName,
+    /// Loopback port images are pulled through.
+    pub registry_port: u16,
+    /// Workers' questions.
+    pub asked: mpsc::Receiver<Listen>,
+}
+
+/// A listener that is open.
+struct Open {
+    address: SocketAddr,
+    close: CancellationToken,
+}
+
+#[derive(Default)]
+struct Shared {
+    table: ArcSwap<Table>,
+    open: Mutex<BTreeMap<LinkKey, Open>>,
+}
+
+/// Serves until shutdown.
+///
+/// # Errors
+/// When the registry's loopback port is taken.
+pub async fn run(ambassador: Ambassador, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Ambassador {
+        tables,
+        host,
+        registry_port,
+        mut asked,
+    } = ambassador;
+    let shared = Arc::new(Shared::default());
+    let tasks = TaskTracker::new();
+    let bell = Bell::new();
+    let keys = tables.keys();
+    let watched = [keys.family(Family::Release), keys.family(Family::Ports)];
+    let (ringing, rung, until) = (tables.clone(), bell.clone(), shutdown.clone());
+    tasks.spawn(async move { ringing.ring(&rung, &watched, &until).await });
+
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, registry_port));
+    let listener = TcpListener::bind(loopback).await.with_context(|| {
+        format!("listening on {loopback} for the registry; choose another with --registry-port")
+    })?;
+    open(
+        &shared,
+        table::registry_key(REGISTRY_PORT),
+        listener,
+        &shutdown,
+        &tasks,
+    )?;
+
+    let follow = {
+        let (shared, bell, shutdown) = (Arc::clone(&shared), bell.clone(), shutdown.clone());
+        async move {
+            wake::run("ambassador", INTERVAL, bell.ear(), shutdown, || {
+                rebuild(&tables, &host, &shared)
+            })
+            .await;
+        }
+    };
+    tasks.spawn(follow);
+    loop {
+        let question = tokio::select! {
+            () = shutdown.cancelled() => break,
+            question = asked.recv() => question,
+        };
+        let Some((request, reply)) = question else {
+            break;
+        };
+        let answer = listen(&shared, request, &shutdown, &tasks).await;
+        bell.ring();
+        // The worker may have given up waiting.
+        reply
+            .send(answer.map_err(|error| format!("{error:#}")))
+            .ok();
+    }
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+async fn rebuild(tables: &Tables, host: &HostName, shared: &Shared) -> anyhow::Result<Next> {
+    let routes = tables.routes(host).await?;
+    let frozen = routes.frozen_stacks;
+    let seen = Seen {
+        stacks: routes.stacks,
+        endpoints: routes.endpoints,
+        own: routes.states,
+    };
+    let keys = keep_needed(shared, &seen, &frozen);
+    let mut table = table::build(&seen, keys.iter());
+    // What cannot be read now stays routed as it was.
+    let before = shared.table.load();
+    let unread =
+        |key: &&LinkKey| frozen.contains(&key.stack) || frozen.contains(key.target_stack());
+    for key in keys.iter().filter(unread) {
+        table.insert(key.clone(), before.get(key).cloned().unwrap_or_default());
+    }
+    shared.table.store(Arc::new(table));
+    Ok(Next::OnChange)
+}
+
+/// Closes listeners whose consumers are gone for good; answers the keys of the others.
+fn keep_needed(shared: &Shared, seen: &Seen, frozen: &BTreeSet<StackName>) -> Vec<LinkKey> {
+    let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|key, open| {
+        let keep = frozen.contains(&key.stack) || table::needed(seen, key);
+        if !keep {
+            open.close.cancel();
+        }
+        keep
+    });
+    open.keys().cloned().collect()
+}
+
+/// The port of a link's listener, opened if it is not.
+async fn listen(
+    shared: &Arc<Shared>,
+    request: ListenRequest,
+    shutdown: &CancellationToken,
+    tasks: &TaskTracker,
+) -> anyhow::Result<u16> {
+    if let Some(port) = known(shared, &request) {
+        return Ok(port);
+    }
+    let listener = match request.port {
+        // Containers know this port: no other will do.
+        Some(port) => TcpListener::bind((request.gateway, port))
+            .await
+            .with_context(|| format!("listening on {}:{port} for a link", request.gateway))?,
+        None => bind_free(&request).await?,
+    };
+    let port = listener.local_addr()?.port();
+    open(shared, request.key, listener, shutdown, tasks)?;
+    Ok(port)
+}
+
+/// The port of a listener that is open already. One on another gateway, or that is not the one
+/// containers were told, is closed.
+fn known(shared: &Shared, request: &ListenRequest) -> Option<u16> {
+    let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+    let address = open.get(&request.key)?.address;
+    let port = address.port();
+    if address.ip() == request.gateway && request.port.is_none_or(|wanted| wanted == port) {
+        return Some(port);
+    }
+    if let Some(other) = open.remove(&request.key) {
+        other.close.cancel();
+    }
+    None
+}
+
+/// The first free port of the range, starting where the key's hash says, so that a listener tends
+/// to keep its port.
+async fn bind_free(request: &ListenRequest) -> anyhow::Result<TcpListener> {
+    let text = serde_json::to_string(&request.key)?;
+    let digest = Sha256::digest(text.as_bytes());
+    let start = u16::from_be_bytes([digest[0], digest[1]]) % PORT_COUNT;
+    for n in 0..PORT_COUNT {
+        let port = PORT_FIRST + (start + n) % PORT_COUNT;
+        if let Ok(listener) = TcpListener::bind((request.gateway, port)).await {
+            return Ok(listener);
+        }
+    }
+    anyhow::bail!("no free port for a link on {}", request.gateway)
+}
+
+fn open(
+    shared: &Arc<Shared>,
+    key: LinkKey,
+    listener: TcpListener,
+    shutdown: &CancellationToken,
+    tasks: &TaskTracker,
+) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
+    let (table, wanted) = (Arc::clone(shared), key.clone());
+    let lookup: Lookup =
+        Arc::new(move || table.table.load().get(&wanted).cloned().unwrap_or_default());
+    let close = shutdown.child_token();
+    tasks.spawn(forward::run(listener, lookup, close.clone()));
+    shared
+        .open
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(key, Open { address, close });
+    Ok(())
+}

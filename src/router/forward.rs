@@ -1,0 +1,148 @@
+//! One TCP listener that forwards each connection to one of the addresses its table holds at that
+//! moment. Knows nothing of stacks; the ambassador gives it the way to look addresses up.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// One try to reach a copy.
+const DIAL: Duration = Duration::from_secs(2);
+
+/// How long a connection waits for a copy when there is none, as while a target is handed over.
+const WAIT_FOR_COPY: Duration = Duration::from_secs(10);
+
+/// Between two looks for a copy.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// Connections of one listener at a time; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// Looks the present addresses up.
+pub type Lookup = Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>;
+
+/// Forwards until shutdown. Connections that are open then end with the process or their peers.
+pub async fn run(listener: TcpListener, lookup: Lookup, shutdown: CancellationToken) {
+    let turn = Arc::new(AtomicUsize::new(0));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((client, _)) = accepted else {
+            // Out of descriptors or the like: let others finish first.
+            tokio::time::sleep(LOOK).await;
+            continue;
+        };
+        let (lookup, turn) = (Arc::clone(&lookup), Arc::clone(&turn));
+        let stop = shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = serve(client, &lookup, &turn) => {}
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn serve(mut client: TcpStream, lookup: &Lookup, turn: &AtomicUsize) {
+    // Latency before throughput; a socket that refuses the option still works.
+    client.set_nodelay(true).ok();
+    let Some(mut server) = reach(lookup, turn).await else {
+        return;
+    };
+    server.set_nodelay(true).ok();
+    // Either side hanging up is the normal end.
+    copy_bidirectional(&mut client, &mut server).await.ok();
+}
+
+/// A connection to some copy: each once in turn, then again until one answers or time is up.
+async fn reach(lookup: &Lookup, turn: &AtomicUsize) -> Option<TcpStream> {
+    let until = Instant::now() + WAIT_FOR_COPY;
+    loop {
+        let addresses = lookup();
+        let first = turn.fetch_add(1, Ordering::Relaxed);
+        for n in 0..addresses.len() {
+            let address = addresses[(first + n) % addresses.len()];
+            if let Ok(Ok(server)) = tokio::time::timeout(DIAL, TcpStream::connect(address)).await {
+                return Some(server);
+            }
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn echo(word: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut peer, _)) = listener.accept().await {
+                peer.write_all(word.as_bytes()).await.ok();
+            }
+        });
+        address
+    }
+
+    async fn ask(address: SocketAddr) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn a_target_may_go_and_come_back_elsewhere_under_the_same_listener() {
+        let addresses = Arc::new(Mutex::new(vec![echo("one").await]));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let front = listener.local_addr().unwrap();
+        let seen = Arc::clone(&addresses);
+        let lookup: Lookup = Arc::new(move || seen.lock().unwrap().clone());
+        let shutdown = CancellationToken::new();
+        tokio::spawn(run(listener, lookup, shutdown.clone()));
+
+        assert_eq!(ask(front).await, "one");
+        addresses.lock().unwrap().clear();
+        let waiting = tokio::spawn(ask(front));
+        let two = echo("two").await;
+        addresses.lock().unwrap().push(two);
+        assert_eq!(waiting.await.unwrap(), "two");
+        shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_dead_copy_is_passed_over() {
+        let dead = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let alive = echo("alive").await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let front = listener.local_addr().unwrap();
+        let lookup: Lookup = Arc::new(move || vec![dead, alive]);
+        tokio::spawn(run(listener, lookup, CancellationToken::new()));
+        for _ in 0..4 {
+            assert_eq!(ask(front).await, "alive");
+        }
+    }
+}
