@@ -22,3 +22,5 @@ pub mod deploy;
 
 pub mod router;
 
+pub mod api;
+

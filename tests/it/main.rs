@@ -3,6 +3,7 @@
 mod build;
 mod docker;
 mod plans;
+mod status;
 mod store;
 mod sync;
 mod vikingfile;

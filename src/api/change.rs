@@ -1,0 +1,270 @@
+//! What people ask to be done: follow a repository, stop following it, look at it now. Checks the
+//! form of what is asked; the leader does it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+
+use super::error::{Answer, ApiError, stack};
+use super::{Ask, Shared};
+use crate::model::names::{CORE_STACK, StackName};
+use crate::model::release::Source;
+use crate::model::wire::{Accepted, AddRequest, Added, SyncRequest};
+use crate::model::world::StackWorld;
+use crate::store::tables::Request;
+use crate::wake;
+
+/// Longest remote, branch and folder: far above real ones, far below what hurts.
+const TEXT_BYTES_MAX: usize = 2048;
+/// Shortest time between two looks at a repository.
+const POLL_MS_MIN: u64 = 500;
+/// Longest time between two looks: a day.
+const POLL_MS_MAX: u64 = 24 * 3600 * 1000;
+
+/// Follows a repository.
+pub(crate) async fn add(
+    State(shared): State<Arc<Shared>>,
+    Json(request): Json<AddRequest>,
+) -> Answer<Json<Added>> {
+    let source = source(&request)?;
+    let (reply, answer) = oneshot::channel();
+    let busy = || {
+        ApiError::later(
+            "the host is busy with other requests",
+            "try again in a moment",
+        )
+    };
+    let ask = Ask::Add { source, reply };
+    shared.state.asks.try_send(ask).map_err(|_| busy())?;
+    match answer.await {
+        Ok(Ok(added)) => Ok(Json(added)),
+        Ok(Err(why)) => Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            why,
+            "nothing is followed because of this; repair it and add the repository again",
+        )),
+        Err(_) => Err(ApiError::later(
+            "the host stopped before it could look at the repository",
+            "add it again once the host runs",
+        )),
+    }
+}
+
+/// A source whose form is right; whether it exists is for git to say.
+fn source(request: &AddRequest) -> Answer<Source> {
+    let url = plain(
+        "url",
+        &request.url,
+        "give an https, ssh or file URL, or an absolute path",
+    )?;
+    no_password(url)?;
+    let hint = "leave the branch out to follow the one that the repository's HEAD names";
+    let branch = request
+        .branch
+        .as_deref()
+        .map(|branch| plain("branch", branch, hint));
+    let path = request.path.trim_start_matches("./").trim_matches('/');
+    if path.split('/').any(|part| part == "..") || path.contains(char::is_control) {
+        let hint = "name a folder inside the repository";
+        return Err(ApiError::bad(
+            format!("path {path:?} leaves the repository"),
+            hint,
+        ));
+    }
+    if !(POLL_MS_MIN..=POLL_MS_MAX).contains(&request.poll_ms) {
+        let found = format!("a look every {} ms", request.poll_ms);
+        return Err(ApiError::bad(found, "give a time between 500ms and 24h"));
+    }
+    Ok(Source {
+        v: 1,
+        url: url.to_owned(),
+        branch: branch.transpose()?.map(str::to_owned),
+        path: if path == "." {
+            String::new()
+        } else {
+            path.to_owned()
+        },
+        poll_ms: request.poll_ms,
+    })
+}
+
+/// A text that cannot be anything but what it looks like to a program it is given to.
+fn plain<'a>(what: &str, text: &'a str, hint: &str) -> Answer<&'a str> {
+    let odd = |c: char| c.is_control() || c.is_whitespace();
+    if text.is_empty() || text.len() > TEXT_BYTES_MAX || text.starts_with('-') || text.contains(odd)
+    {
+        let shown: String = text.chars().take(80).collect();
+        return Err(ApiError::bad(format!("{what} {shown:?} is not one"), hint));
+    }
+    Ok(text)
+}
+
+/// The store is read by many: a password does not belong there.
+fn no_password(url: &str) -> Answer<()> {
+    let parsed = url::Url::parse(url).ok();
+    let secret = parsed.is_some_and(|url| {
+        url.password().is_some() || (url.scheme().starts_with("http") && !url.username().is_empty())
+    });
+    if secret {
+        return Err(ApiError::bad(
+            "the URL holds a user or password, which would be kept in plain text",
+            "use ssh with a key, or a public https URL",
+        ));
+    }
+    Ok(())
+}
+
+/// The name once more.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Confirm {
+    confirm: Option<String>,
+}
+
+/// Stops following a repository; the leader stops its jobs. Volumes stay.
+pub(crate) async fn remove(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<StackName>,
+    Query(query): Query<Confirm>,
+) -> Answer<Json<Accepted>> {
+    let world = shared.state.world().await?;
+    let found = stack(&world, &name)?;
+    not_core(&name)?;
+    if has_volumes(found) && query.confirm.as_deref() != Some(name.as_str()) {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("{name} has volumes: removing it needs its name typed"),
+            format!("viking remove {name}; its volumes stay on their hosts"),
+        ));
+    }
+    if !shared.state.tables.remove_source(&name).await? {
+        let hint = format!("viking status {name}");
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("{name} is removed already"),
+            hint,
+        ));
+    }
+    Ok(Json(Accepted {
+        accepted: "its jobs will be stopped and removed; its volumes stay".to_owned(),
+        stack: name,
+    }))
+}
+
+fn has_volumes(stack: &StackWorld) -> bool {
+    let nodes = |release: &crate::model::release::Release| {
+        release.nodes.values().any(|node| node.has_volume)
+    };
+    stack.releases.values().any(nodes)
+}
+
+fn not_core(name: &StackName) -> Answer<()> {
+    if name.as_str() == CORE_STACK {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("{name} is viking's own stack and follows no repository"),
+            "it holds the registry, without which nothing can be built",
+        ));
+    }
+    Ok(())
+}
+
+/// Asks the leader to look at the repository now.
+pub(crate) async fn sync(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<StackName>,
+    Json(request): Json<SyncRequest>,
+) -> Answer<Json<Accepted>> {
+    let world = shared.state.world().await?;
+    let found = stack(&world, &name)?;
+    not_core(&name)?;
+    if found.source.is_none() {
+        let hint = "viking add URL follows a repository again";
+        let error = format!("{name} follows no repository any more");
+        return Err(ApiError::new(StatusCode::CONFLICT, error, hint));
+    }
+    let (kind, accepted) = if request.pull {
+        (
+            "pull",
+            "its repository and its external images are looked up now",
+        )
+    } else {
+        ("sync", "its repository is looked at now")
+    };
+    let asked = Request {
+        v: 1,
+        kind: kind.to_owned(),
+        about: String::new(),
+        at_ms: wake::now_ms(),
+    };
+    shared.state.tables.request(&name, &asked).await?;
+    Ok(Json(Accepted {
+        stack: name,
+        accepted: accepted.to_owned(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(url: &str) -> AddRequest {
+        AddRequest {
+            url: url.to_owned(),
+            branch: None,
+            path: String::new(),
+            poll_ms: 30_000,
+        }
+    }
+
+    #[test]
+    fn a_source_cannot_be_an_option_or_hold_a_secret() {
+        for bad in [
+            "",
+            "--upload-pack=x",
+            "https://a:b@h/x",
+            "https://token@h/x",
+            "a b",
+            "a\nb",
+        ] {
+            assert!(source(&request(bad)).is_err(), "{bad:?}");
+        }
+        for good in [
+            "https://h/x.git",
+            "ssh://git@h/x",
+            "git@h:x.git",
+            "/srv/x",
+            "file:///x",
+        ] {
+            assert!(source(&request(good)).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_stays_inside_and_is_written_one_way() {
+        let at = |path: &str| {
+            source(&AddRequest {
+                path: path.to_owned(),
+                ..request("/srv/x")
+            })
+        };
+        assert_eq!(at("./deploy/").unwrap().path, "deploy");
+        assert_eq!(at(".").unwrap().path, "");
+        assert!(at("../other").is_err());
+        assert!(at("a/../../b").is_err());
+    }
+
+    #[test]
+    fn looks_are_neither_a_storm_nor_never() {
+        for poll_ms in [0, 1, u64::MAX] {
+            let request = AddRequest {
+                poll_ms,
+                ..request("/srv/x")
+            };
+            assert!(source(&request).is_err());
+        }
+    }
+}
