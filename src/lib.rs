@@ -23,4 +23,7 @@ pub mod deploy;
 pub mod router;
 
 pub mod api;
+pub mod cli;
 
+pub mod host;
+pub mod leader;

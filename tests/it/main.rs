@@ -1,7 +1,10 @@
 //! The one integration binary: real edges and whole-cluster tests, one module per area.
 
+mod api;
 mod build;
+mod cli;
 mod docker;
+mod layering;
 mod plans;
 mod status;
 mod store;

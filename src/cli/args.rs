@@ -1,0 +1,294 @@
+//! The command line: commands, flags and the help that teaches them. Parsed by `cli::run`; never
+//! acts.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config;
+use crate::model::names::{HostName, StackName};
+
+const AFTER: &str = "\
+Examples:
+  viking up .                    run this machine as a host and follow the repository here
+  viking up https://git.example/shop.git --once
+                                 bring the newest commit live, then end: 0 live, 1 failed
+  viking host                    run this machine as a host; in another shell:
+  viking add /srv/git/shop.git   follow a repository
+  viking status                  what is live, what is on its way, what is wrong
+  viking logs shop/web -f        follow the output of a node
+
+Things are named stack, stack/node and stack/node.slot.
+Data goes to stdout, progress to stderr. `-o json` prints a versioned form for programs.
+Exit codes: 0 done, 1 failed, 64 wrong usage; `viking status --help` names its own.";
+
+/// Push a commit; the hosts converge on it.
+#[derive(Debug, Parser)]
+#[command(name = "viking", version, about, after_help = AFTER, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Address of the host's API: where to ask, and where `host` and `up` listen
+    #[arg(long, global = true, env = "VIKING_API", hide_env_values = true, default_value = config::API_DEFAULT, value_name = "IP:PORT")]
+    pub api: String,
+    /// Form of the answer: table, wide, json, yaml or name
+    #[arg(short, long, global = true, value_enum, hide_possible_values = true, default_value_t = Output::Table, value_name = "FORM")]
+    pub output: Output,
+    /// Print no progress and no remarks, only data and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Leave out the heading of tables
+    #[arg(long, global = true)]
+    pub no_header: bool,
+}
+
+/// Form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For people with wide windows.
+    Wide,
+    /// For programs.
+    Json,
+    /// For programs.
+    Yaml,
+    /// One name a line.
+    Name,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this machine as a host: sync, build, schedule and run what the stacks want
+    Host(HostArgs),
+    /// Follow a repository and wait until its newest commit is live, with a host of its own if none answers
+    Up(UpArgs),
+    /// Follow a repository: its viking.yml names the stack
+    Add(SourceArgs),
+    /// Stop following a repository and stop its jobs; volumes stay
+    Remove(RemoveArgs),
+    /// Show what is live, what is on its way and what is wrong
+    Status(StatusArgs),
+    /// List stacks
+    Stacks,
+    /// List hosts
+    Hosts,
+    /// List images and the releases that use them
+    Images,
+    /// Print what jobs print
+    Logs(LogsArgs),
+    /// List what happened, newest last
+    Events(OneStack),
+    /// List the runs of a stack: what each commit came to
+    History(NamedStack),
+    /// Look at the repository now
+    Sync(SyncArgs),
+    /// Look inside
+    Debug {
+        /// What to look at.
+        #[command(subcommand)]
+        what: Debug,
+    },
+}
+
+/// Things to look at.
+#[derive(Debug, Subcommand)]
+pub enum Debug {
+    /// Print every key of the store, a tab, its value; secrets are left out
+    Keys,
+}
+
+/// Flags of a process that is a host.
+#[derive(Debug, Clone, Args)]
+pub struct HostArgs {
+    /// Folder of the store, the mirrors and the cluster's id [default: /var/lib/viking for root, else ~/.local/share/viking]
+    #[arg(
+        long,
+        env = "VIKING_DATA_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
+    pub data_dir: Option<PathBuf>,
+    /// Address of the Docker engine
+    #[arg(
+        long,
+        env = "VIKING_DOCKER",
+        hide_env_values = true,
+        default_value = "unix:///var/run/docker.sock",
+        value_name = "URL"
+    )]
+    pub docker: String,
+    /// Port on 127.0.0.1 under which images are pushed and pulled
+    #[arg(long, env = "VIKING_REGISTRY_PORT", hide_env_values = true, default_value_t = config::REGISTRY_PORT_DEFAULT, value_name = "PORT")]
+    pub registry_port: u16,
+    /// Image that serves the registry
+    #[arg(
+        long,
+        env = "VIKING_REGISTRY_IMAGE",
+        hide_env_values = true,
+        default_value = "registry:2",
+        value_name = "IMAGE"
+    )]
+    pub registry_image: String,
+    /// Name of this host [default: the machine's name]
+    #[arg(
+        long,
+        env = "VIKING_HOST_NAME",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    pub host_name: Option<HostName>,
+    /// Address on which ports of jobs are published
+    #[arg(
+        long,
+        env = "VIKING_ADDRESS",
+        hide_env_values = true,
+        default_value = "127.0.0.1",
+        value_name = "IP"
+    )]
+    pub address: IpAddr,
+    /// Start of every key in the store
+    #[arg(
+        long,
+        env = "VIKING_PREFIX",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "TEXT"
+    )]
+    pub prefix: String,
+    /// Form of the log on stderr: text or json
+    #[arg(long, env = "VIKING_LOG_FORMAT", hide_env_values = true, value_enum, hide_possible_values = true, default_value_t = LogForm::Text, value_name = "FORM")]
+    pub log: LogForm,
+}
+
+/// Form of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogForm {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which repository to follow.
+#[derive(Debug, Clone, Args)]
+pub struct SourceArgs {
+    /// Repository: https, ssh or file URL, or the path of one on this machine
+    #[arg(value_name = "URL|PATH", default_value = ".")]
+    pub repository: String,
+    /// Branch to follow [default: the one the repository's HEAD names]
+    #[arg(long)]
+    pub branch: Option<String>,
+    /// Folder in the repository that holds viking.yml
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "DIR",
+        hide_default_value = true
+    )]
+    pub path: String,
+    /// Time between two looks at the repository [default: 30s, for a path on this machine 2s]
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub poll: Option<Duration>,
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  viking up .                        host and follow until Ctrl-C; containers keep running then
+  viking up . --once --timeout 5m    for scripts: 0 live, 1 failed
+With a host that answers at --api already, `up` asks that one and ends like --once.")]
+pub struct UpArgs {
+    /// What to follow.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// End as soon as the newest commit is live (0) or has failed (1)
+    #[arg(long)]
+    pub once: bool,
+    /// With --once: give up after this long
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "15m", value_name = "TIME")]
+    pub timeout: Duration,
+    /// For the host of its own, if none answers.
+    #[command(flatten)]
+    pub host: HostArgs,
+}
+
+/// Arguments of `remove`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// Stack to remove
+    pub stack: StackName,
+    /// The stack's name once more, instead of typing it when asked
+    #[arg(long, visible_alias = "yes", value_name = "STACK")]
+    pub confirm: Option<String>,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With --exit-code: 0 converged and healthy, 1 drift or something pending, 2 cannot tell, 3 degraded
+or blocked. Without it: 0 whenever there is an answer.
+sync:   synced, behind, quarantined, unknown
+health: healthy, progressing, degraded, blocked, suspended")]
+pub struct StatusArgs {
+    /// Only this stack
+    pub stack: Option<StackName>,
+    /// End with a code that says how things are
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Show it again whenever it changes; with -o json one line each time
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+/// Arguments of `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// stack, stack/node or stack/node.slot
+    #[arg(value_name = "STACK[/NODE[.SLOT]]")]
+    pub what: String,
+    /// Go on as lines come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Lines of each job to start with
+    #[arg(long, short = 'n', default_value_t = 100, value_name = "N")]
+    pub tail: usize,
+}
+
+/// A stack, if wanted.
+#[derive(Debug, Args)]
+pub struct OneStack {
+    /// Only this stack
+    pub stack: Option<StackName>,
+}
+
+/// A stack.
+#[derive(Debug, Args)]
+pub struct NamedStack {
+    /// Stack
+    pub stack: StackName,
+}
+
+/// Arguments of `sync`.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// Stack
+    pub stack: StackName,
+    /// Look up external images again as well
+    #[arg(long)]
+    pub pull: bool,
+}

@@ -1,0 +1,296 @@
+//! `viking host`: the process on every machine. Opens the store, joins the cluster, and starts the
+//! worker, the ambassador, the API and the campaign for leadership. Puts parts together; decides
+//! nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, ApiState, Ask};
+use crate::build::registry::HttpRegistry;
+use crate::config::Config;
+use crate::deploy::worker::{self, Worker};
+use crate::docker::SharedEngine;
+use crate::docker::bollard::BollardEngine;
+use crate::leader;
+use crate::model::names::HostName;
+use crate::router::ambassador::{self, Ambassador};
+use crate::store::election;
+use crate::store::keys::Key;
+use crate::store::local::LocalStore;
+use crate::store::tables::Tables;
+use crate::sync::{Mirrors, Options};
+
+/// Lines of progress a slow reader may fall behind.
+const PROGRESS_LINES: usize = 4096;
+
+/// How long Docker may take to answer when viking starts.
+const ENGINE_WAIT: Duration = Duration::from_secs(15);
+
+/// Time to live of the leadership (`design.md` §7).
+const LEADER_TTL: Duration = Duration::from_secs(3);
+
+/// Between standing down and standing for election again.
+const LEAD_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long the parts may take to end after a shutdown signal.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
+
+/// Runs this machine's part of the cluster until shutdown. Containers go on running afterwards.
+///
+/// # Errors
+/// When the data directory, the store, Docker or the API's address cannot be had.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let parts = assemble(&config).await?;
+    let listener = TcpListener::bind(config.api).await.with_context(|| {
+        format!(
+            "listening on {} for the API; choose another with --api",
+            config.api
+        )
+    })?;
+    serve(config, parts, listener, shutdown).await
+}
+
+/// What every host has before its loops start.
+pub struct Assembled {
+    /// The store's typed side.
+    pub tables: Tables,
+    /// Docker.
+    pub engine: SharedEngine,
+    /// Tells this installation from another of the same host name.
+    pub machine_id: String,
+    /// Mirrors of repositories.
+    pub mirrors: Mirrors,
+}
+
+async fn assemble(config: &Config) -> anyhow::Result<Assembled> {
+    let dir = &config.data_dir;
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("making the data directory {}", dir.display()))?;
+    let store = LocalStore::open(&dir.join("store.redb"))
+        .with_context(|| format!("opening the store in {}", dir.display()))?;
+    let id_file = dir.join("cluster");
+    let known = read_id(&id_file)?;
+    let tables = Tables::open(store, &config.prefix, known.as_deref(), 0).await?;
+    std::fs::write(&id_file, tables.cluster())
+        .with_context(|| format!("writing {}", id_file.display()))?;
+    let engine: SharedEngine = Arc::new(BollardEngine::connect(&config.docker)?);
+    await_engine(&engine, &config.docker).await?;
+    let mirrors = Mirrors::new(dir, Options::from_env())?;
+    let machine_id = machine_id(dir)?;
+    Ok(Assembled {
+        tables,
+        engine,
+        machine_id,
+        mirrors,
+    })
+}
+
+fn read_id(file: &Path) -> anyhow::Result<Option<String>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+    }
+}
+
+async fn await_engine(engine: &SharedEngine, address: &str) -> anyhow::Result<()> {
+    let until = tokio::time::Instant::now() + ENGINE_WAIT;
+    loop {
+        match engine.info().await {
+            Ok(_) => return Ok(()),
+            Err(error) if tokio::time::Instant::now() >= until => {
+                bail!("Docker at {address}: {error}; start it, or name another with --docker");
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+/// Runs the loops on what was assembled, with the API on a listener that is already bound.
+///
+/// # Errors
+/// When this host cannot join, or a part that everything needs fails to start.
+pub async fn serve(
+    config: Config,
+    parts: Assembled,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let Assembled {
+        tables,
+        engine,
+        machine_id,
+        mirrors,
+    } = parts;
+    let (progress, _) = broadcast::channel(PROGRESS_LINES);
+    let (listen, asked) = mpsc::channel(64);
+    let (asks, questions) = mpsc::channel::<Ask>(16);
+    let (leading, leader) = watch::channel(None);
+    let keep_alives = KeepAlives::start()?;
+    let tasks = TaskTracker::new();
+
+    let ambassador = Ambassador {
+        tables: tables.clone(),
+        host: config.host.clone(),
+        registry_port: config.registry_port,
+        asked,
+    };
+    let mut forwarding = tasks.spawn(ambassador::run(ambassador, shutdown.clone()));
+    let worker = Worker {
+        tables: tables.clone(),
+        engine: Arc::clone(&engine),
+        host: config.host.clone(),
+        address: config.address,
+        registry: config.registry(),
+        data_dir: config.data_dir.clone(),
+        api: config.api.to_string(),
+        machine_id,
+        listen,
+        progress: progress.clone(),
+        keep_alives: keep_alives.handle(),
+    };
+    let mut working = tasks.spawn(worker::run(worker, shutdown.clone()));
+    let state = ApiState {
+        tables: tables.clone(),
+        engine: Arc::clone(&engine),
+        config: Arc::new(config.clone()),
+        asks,
+        progress: progress.clone(),
+        leader,
+    };
+    let mut answering = tasks.spawn(api::serve(listener, state, shutdown.clone()));
+    let registry = Arc::new(HttpRegistry::new(&config.registry())?);
+    let lead = leader::Parts {
+        tables,
+        engine,
+        mirrors,
+        registry,
+        config,
+        progress,
+    };
+    tasks.spawn(answer(lead.clone(), questions));
+    tasks.spawn(campaign(
+        lead,
+        leading,
+        keep_alives.handle(),
+        shutdown.clone(),
+    ));
+
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        ended = &mut forwarding => ended??,
+        ended = &mut answering => ended??,
+        // It only ends by itself when it panicked: better to be started again than to look alive.
+        ended = &mut working => ended.context("the worker ended")?,
+    }
+    shutdown.cancel();
+    tasks.close();
+    if tokio::time::timeout(SHUTDOWN_WAIT, tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "some parts did not end within {} s",
+            SHUTDOWN_WAIT.as_secs()
+        );
+    }
+    Ok(())
+}
+
+/// Answers what the API asks of git.
+async fn answer(parts: leader::Parts, mut questions: mpsc::Receiver<Ask>) {
+    while let Some(Ask::Add { source, reply }) = questions.recv().await {
+        let parts = parts.clone();
+        tokio::spawn(async move {
+            let added = leader::add(&parts, &source).await;
+            // The asker may have hung up.
+            reply.send(added.map_err(|error| format!("{error:#}"))).ok();
+        });
+    }
+}
+
+/// Leads whenever elected, until shutdown.
+async fn campaign(
+    parts: leader::Parts,
+    leading: watch::Sender<Option<HostName>>,
+    keep_alives: Handle,
+    shutdown: CancellationToken,
+) {
+    let store = Arc::clone(parts.tables.store());
+    let key = parts.tables.keys().text(&Key::Leader);
+    let host = parts.config.host.clone();
+    while !shutdown.is_cancelled() {
+        let name = host.as_str();
+        let elected =
+            election::campaign(&store, &key, name, LEADER_TTL, &keep_alives, &shutdown).await;
+        let Some(leadership) = elected else { return };
+        let leadership = Arc::new(leadership);
+        tracing::info!(%host, "elected");
+        leading.send_replace(Some(host.clone()));
+        leader::run(parts.clone(), Arc::clone(&leadership), shutdown.clone()).await;
+        leading.send_replace(None);
+        // Nobody else holds it any more: every task of the leader has ended.
+        if let Some(leadership) = Arc::into_inner(leadership) {
+            leadership.resign().await;
+        }
+        // A part that panics at once must not make this a busy loop.
+        if !shutdown.is_cancelled() {
+            tokio::time::sleep(LEAD_AGAIN).await;
+        }
+    }
+}
+
+/// A thread of its own for keep-alives, so that no stage that blocks can starve them.
+struct KeepAlives {
+    runtime: Option<Runtime>,
+}
+
+impl KeepAlives {
+    fn start() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("keep-alive")
+            .enable_time()
+            .build()
+            .context("starting the keep-alive thread")?;
+        Ok(Self {
+            runtime: Some(runtime),
+        })
+    }
+
+    fn handle(&self) -> Handle {
+        self.runtime
+            .as_ref()
+            .expect("there until dropped")
+            .handle()
+            .clone()
+    }
+}
+
+impl Drop for KeepAlives {
+    fn drop(&mut self) {
+        // A runtime must not wait for its threads inside another one.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Tells this installation from another of the same host name; kept with its data.
+fn machine_id(dir: &Path) -> anyhow::Result<String> {
+    let file = dir.join("machine");
+    if let Some(id) = read_id(&file)? {
+        return Ok(id);
+    }
+    let id = uuid::Uuid::new_v4().to_string();
+    std::fs::write(&file, &id).with_context(|| format!("writing {}", file.display()))?;
+    Ok(id)
+}

@@ -1,0 +1,500 @@
+//! Follows one stack's source: looks at the remote when it is due or asked, turns a new head into a
+//! release, and stages it when there is room. One task per stack, so that a slow one holds up
+//! nobody else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Parts;
+use super::make::{self, Failed, Made};
+use crate::model::names::StackName;
+use crate::model::release::{
+    Commit, Phase, Pointer, Quarantine, Release, RunEnd, RunRecord, Source,
+};
+use crate::model::world::{StackWorld, World};
+use crate::schedule::compose::{Procs, compose};
+use crate::schedule::rollout::{self, Room};
+use crate::store::Op;
+use crate::store::election::Leadership;
+use crate::store::keys::{Family, Key};
+use crate::store::tables::{Outcome, event_number};
+use crate::sync::{self, poll};
+use crate::wake::{self, Bell, Next, now_ms};
+
+/// The longest a follower sleeps; polls are scheduled by the source's own interval.
+const INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How soon a waiting release asks again whether there is room, besides being rung.
+const ROOM_AGAIN: Duration = Duration::from_secs(1);
+
+/// Requests deleted in one transaction.
+const OBEY_AT_ONCE: usize = 32;
+
+/// Tries of a pointer change that others change too.
+const POINTER_TRIES: u32 = 10;
+
+/// One stack's follower.
+pub(super) struct Follower {
+    pub(super) parts: Parts,
+    pub(super) leadership: Arc<Leadership>,
+    pub(super) stack: StackName,
+    bell: Bell,
+}
+
+/// What a follower remembers between two looks.
+struct Memory {
+    next_poll: Instant,
+    failures: u32,
+    head: Option<String>,
+    made: Option<Made>,
+}
+
+/// Follows until the stack's source goes away or the leadership ends.
+pub(super) async fn run(
+    parts: Parts,
+    leadership: Arc<Leadership>,
+    stack: StackName,
+    stop: CancellationToken,
+) {
+    let bell = Bell::new();
+    let tasks = TaskTracker::new();
+    let keys = parts.tables.keys();
+    let prefixes = [
+        keys.family_of(Family::Request, stack.as_str()),
+        keys.text(&Key::Pointer(stack.clone())),
+        keys.text(&Key::Stack(stack.clone())),
+    ];
+    let (tables, rung, until) = (parts.tables.clone(), bell.clone(), stop.clone());
+    tasks.spawn(async move { tables.ring(&rung, &prefixes, &until).await });
+    let memory = Memory {
+        next_poll: Instant::now(),
+        failures: 0,
+        head: None,
+        made: None,
+    };
+    let memory = Mutex::new(memory);
+    let follower = Follower {
+        parts,
+        leadership,
+        stack: stack.clone(),
+        bell: bell.clone(),
+    };
+    wake::run(stack.as_str(), INTERVAL, bell.ear(), stop, || async {
+        follower.step(&mut *memory.lock().await).await
+    })
+    .await;
+}
+
+impl Follower {
+    async fn step(&self, memory: &mut Memory) -> anyhow::Result<Next> {
+        let world = self.parts.tables.world(now_ms()).await?;
+        let Some(stack) = world.stacks.get(&self.stack) else {
+            return Ok(Next::OnChange);
+        };
+        let Some(source) = stack.source.clone() else {
+            return Ok(Next::OnChange);
+        };
+        if stack.pointer.removing || world.frozen_stacks.contains(&self.stack) {
+            return Ok(Next::OnChange);
+        }
+        let asked = self.requests().await?;
+        let pull = asked.iter().any(|(_, kind)| kind == "pull");
+        if !asked.is_empty() || memory.next_poll <= Instant::now() {
+            self.look(&source, stack, memory).await?;
+        }
+        if pull || self.must_make(stack, memory) {
+            self.make(&source, memory, pull).await?;
+        } else {
+            self.drop_leftovers(stack, memory).await?;
+        }
+        // Only now: a pull that failed from outside is asked for still.
+        self.obey(&asked).await?;
+        let next = self.stage(memory).await?;
+        let poll = memory.next_poll.saturating_duration_since(Instant::now());
+        Ok(match next {
+            Next::OnChange => Next::After(poll),
+            Next::After(wait) => Next::After(wait.min(poll)),
+        })
+    }
+
+    /// Asks the remote for its head and records how the source is, when that changed.
+    async fn look(
+        &self,
+        source: &Source,
+        stack: &StackWorld,
+        memory: &mut Memory,
+    ) -> anyhow::Result<()> {
+        let before = stack.pointer.source.as_ref();
+        let seen = before.and_then(|before| before.seen.clone());
+        let found = self.head_commit(source, seen.as_ref()).await;
+        memory.failures = if found.is_ok() {
+            0
+        } else {
+            memory.failures.saturating_add(1)
+        };
+        let delay = poll::poll_delay(source.poll_ms, memory.failures, fastrand::f64());
+        memory.next_poll = Instant::now() + delay;
+        let rewritten = match (&found, &seen) {
+            (Ok(commit), Some(seen)) if seen.id != commit.id => {
+                self.parts
+                    .mirrors
+                    .rewritten(source, &seen.id, &commit.id)
+                    .await
+            }
+            _ => None,
+        };
+        if let Ok(commit) = &found {
+            memory.head = Some(commit.id.clone());
+        }
+        let state = poll::state_of(found.as_ref(), rewritten, before, now_ms());
+        if before == Some(&state) {
+            return Ok(());
+        }
+        if found.is_err() {
+            tracing::warn!(stack = %self.stack, "source {}: {}", state.state, state.reason);
+        }
+        self.change(vec![], |pointer| pointer.source = Some(state.clone()))
+            .await
+    }
+
+    /// The commit the remote's head is now, fetched unless it is the one seen last.
+    async fn head_commit(
+        &self,
+        source: &Source,
+        seen: Option<&Commit>,
+    ) -> Result<Commit, sync::Error> {
+        let mirrors = &self.parts.mirrors;
+        let head = mirrors.head(source).await?;
+        // Fetching what is here already asks nobody, and finds out when the mirror was lost.
+        let head = mirrors.fetch(source, &head).await?;
+        match seen.filter(|seen| seen.id == head) {
+            Some(seen) => Ok(seen.clone()),
+            None => mirrors.commit(source, &head).await,
+        }
+    }
+
+    /// What people asked of this stack: request id and kind.
+    async fn requests(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let all = self.parts.tables.requests().await?;
+        let own = all.into_iter().filter(|(stack, ..)| *stack == self.stack);
+        Ok(own.map(|(_, id, request)| (id, request.kind)).collect())
+    }
+
+    /// Deletes the requests in the same transaction that shows they were obeyed.
+    async fn obey(&self, asked: &[(String, String)]) -> anyhow::Result<()> {
+        for some in asked.chunks(OBEY_AT_ONCE) {
+            let ops = some
+                .iter()
+                .map(|(id, _)| self.parts.tables.obey_op(&self.stack, id));
+            self.change(ops.collect(), |_| {}).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the head is a commit that nothing was made of yet. One that failed is not tried again
+    /// before a newer one came; the live one is made again only to take the place of a staged one.
+    fn must_make(&self, stack: &StackWorld, memory: &Memory) -> bool {
+        let Some(head) = &memory.head else {
+            return false;
+        };
+        let made = memory
+            .made
+            .as_ref()
+            .is_some_and(|made| made.commit.id == *head);
+        let is = |release: Option<&Release>| release.is_some_and(|r| r.commit.id == *head);
+        let bad = stack
+            .pointer
+            .quarantine
+            .as_ref()
+            .is_some_and(|bad| bad.commit.id == *head);
+        let serves = is(stack.live()) && stack.staged().is_none();
+        !made && !bad && !is(stack.staged()) && !serves
+    }
+
+    /// What is left of a commit that is not wanted any more: a made release or a build that came to
+    /// nothing, when the branch went back to what is live or staged.
+    async fn drop_leftovers(&self, stack: &StackWorld, memory: &mut Memory) -> anyhow::Result<()> {
+        let Some(head) = memory.head.clone() else {
+            return Ok(());
+        };
+        memory.made = memory.made.take().filter(|made| made.commit.id == head);
+        let building = stack
+            .pointer
+            .building
+            .as_ref()
+            .map(|building| &building.commit.id);
+        if memory.made.is_none() && building.is_some() {
+            self.superseded(&head).await?;
+        }
+        let live = stack.live().is_some_and(|live| live.commit.id == head);
+        if live && stack.staged().is_none() && stack.pointer.quarantine.is_some() {
+            self.change(vec![], |pointer| {
+                pointer.quarantine = None;
+                pointer.phase = Phase::Live;
+                pointer.reason = String::new();
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Reads, builds and keeps the result; a commit's own fault quarantines it. A newer head ends
+    /// the work and is taken up instead.
+    async fn make(&self, source: &Source, memory: &mut Memory, pull: bool) -> anyhow::Result<()> {
+        let Some(head) = memory.head.clone() else {
+            return Ok(());
+        };
+        memory.made = None;
+        let newer = self.newer(source, &head);
+        let outcome = tokio::select! {
+            made = make::make(self, source, &head, pull) => made,
+            newer = newer => Err(Failed::Superseded(newer)),
+        };
+        match outcome {
+            Ok(made) => memory.made = Some(made),
+            Err(Failed::Superseded(newer)) => {
+                memory.head = Some(newer.clone());
+                self.superseded(&newer).await?;
+                memory.next_poll = Instant::now();
+                self.bell.ring();
+            }
+            Err(Failed::Own(quarantine)) => self.quarantine(*quarantine).await?,
+            Err(Failed::Outside(error)) => {
+                let reason = format!("{error:#}");
+                self.change(vec![], |pointer| {
+                    if let Some(building) = &mut pointer.building {
+                        building.reason.clone_from(&reason);
+                    }
+                })
+                .await?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the remote's head is another commit than `head`.
+    async fn newer(&self, source: &Source, head: &str) -> String {
+        let mut ear = self.bell.ear();
+        loop {
+            let delay = poll::poll_delay(source.poll_ms, 0, fastrand::f64());
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.asked(&mut ear) => {}
+            }
+            match self.parts.mirrors.head(source).await {
+                Ok(found) if found != head => return found,
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Returns when a request for this stack is waiting.
+    async fn asked(&self, ear: &mut wake::Ear) {
+        loop {
+            ear.heard().await;
+            if self.requests().await.is_ok_and(|asked| !asked.is_empty()) {
+                return;
+            }
+        }
+    }
+
+    async fn superseded(&self, newer: &str) -> anyhow::Result<()> {
+        let world = self.parts.tables.world(now_ms()).await?;
+        let building = world
+            .stacks
+            .get(&self.stack)
+            .and_then(|s| s.pointer.building.clone());
+        let end = building.map(|building| RunRecord {
+            v: 1,
+            run: building.run,
+            commit: building.commit,
+            tag: building.tag,
+            end: RunEnd::Superseded,
+            reason: format!("{} came", &newer[..newer.len().min(12)]),
+            stage: "build".to_owned(),
+            log: Vec::new(),
+            stages_ms: vec![(
+                "build".to_owned(),
+                world.now_ms.saturating_sub(building.since_ms),
+            )],
+            ended_ms: world.now_ms,
+        });
+        let extra: Vec<Op> = end
+            .iter()
+            .map(|end| self.parts.tables.history_op(&self.stack, end))
+            .collect();
+        self.change(extra, |pointer| pointer.building = None).await
+    }
+
+    async fn quarantine(&self, bad: Quarantine) -> anyhow::Result<()> {
+        let end = RunRecord {
+            v: 1,
+            run: bad.run.clone(),
+            commit: bad.commit.clone(),
+            tag: bad.tag.clone(),
+            end: RunEnd::Failed,
+            reason: bad.reason.clone(),
+            stage: bad.stage.clone(),
+            log: bad.log.clone(),
+            stages_ms: Vec::new(),
+            ended_ms: bad.at_ms,
+        };
+        let extra = vec![
+            self.parts.tables.history_op(&self.stack, &end),
+            self.event(
+                &bad.run,
+                "failed",
+                &format!("{} at {}: {}", bad.tag, bad.stage, bad.reason),
+            ),
+        ];
+        tracing::warn!(stack = %self.stack, tag = %bad.tag, "failed at {}: {}", bad.stage, bad.reason);
+        make::tell_failed(self, &bad);
+        self.change(extra, |pointer| {
+            pointer.building = None;
+            pointer.quarantine = Some(bad.clone());
+            if pointer.staged.is_none() {
+                pointer.phase = Phase::Failed;
+                pointer.since_ms = bad.at_ms;
+                pointer.run = Some(bad.run.clone());
+                pointer.reason.clone_from(&bad.reason);
+            }
+        })
+        .await
+    }
+
+    /// Writes the made release down as staged, if the pointer has room for it.
+    async fn stage(&self, memory: &mut Memory) -> anyhow::Result<Next> {
+        let Some(made) = &memory.made else {
+            return Ok(Next::OnChange);
+        };
+        let world = self.parts.tables.world(now_ms()).await?;
+        let on_record = world.stacks.get(&self.stack);
+        if on_record.is_some_and(|stack| stack.releases.contains_key(&made.tag)) {
+            // Staged already; only the store's answer was lost.
+            memory.made = None;
+            return Ok(Next::OnChange);
+        }
+        let mut extra = Vec::new();
+        match rollout::room(&world, &self.stack, &made.commit) {
+            Room::Free => {}
+            Room::Supersedes(end) => extra.push(self.parts.tables.history_op(&self.stack, &end)),
+            Room::Wait(_) => return Ok(Next::After(ROOM_AGAIN)),
+        }
+        let stack = world.stacks.get(&self.stack);
+        let (release, procs) = self.compose(made, stack, &world)?;
+        let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
+        pointer.v = 1;
+        pointer.staged = Some(release.tag.clone());
+        pointer.phase = Phase::Staging;
+        pointer.since_ms = world.now_ms;
+        pointer.run = Some(release.run.clone());
+        pointer.building = None;
+        pointer.cut.clear();
+        pointer.reason = String::new();
+        let revision = stack.map_or(0, |stack| stack.pointer_revision);
+        let registry = self.parts.config.registry();
+        let outcome = self
+            .parts
+            .tables
+            .stage(
+                &self.leadership,
+                &release,
+                &procs,
+                &registry,
+                &pointer,
+                revision,
+                extra,
+            )
+            .await?;
+        match outcome {
+            Outcome::Done(_) => {
+                make::tell_staged(self, &release, &procs);
+                memory.made = None;
+                Ok(Next::OnChange)
+            }
+            Outcome::Conflict => {
+                // A tag that is on record already: an answer was lost. What is there counts.
+                if stack.is_some_and(|stack| stack.releases.contains_key(&release.tag)) {
+                    memory.made = None;
+                }
+                Ok(Next::After(ROOM_AGAIN))
+            }
+            Outcome::Deposed => Ok(Next::OnChange),
+        }
+    }
+
+    fn compose(
+        &self,
+        made: &Made,
+        stack: Option<&StackWorld>,
+        world: &World,
+    ) -> anyhow::Result<(Release, Procs)> {
+        let parts = crate::schedule::compose::Parts {
+            file: &made.file,
+            commit: made.commit.clone(),
+            tag: made.tag.clone(),
+            run: made.run.clone(),
+            now_ms: world.now_ms,
+            images: made.images.clone(),
+            external: made.external.clone(),
+            foreign: make::foreign(&made.file, world),
+            live: stack.and_then(StackWorld::live),
+        };
+        Ok(compose(parts)?)
+    }
+
+    pub(super) fn event(&self, run: &crate::model::release::RunId, what: &str, why: &str) -> Op {
+        let event = crate::model::release::EventRecord {
+            v: 1,
+            at_ms: now_ms(),
+            who: "leader".to_owned(),
+            about: self.stack.to_string(),
+            what: what.to_owned(),
+            why: why.to_owned(),
+            placed: None,
+        };
+        self.parts
+            .tables
+            .event_op(&self.stack, run, event_number(event.at_ms), &event)
+    }
+
+    /// Changes the pointer whatever else changes it at the same time.
+    pub(super) async fn change(
+        &self,
+        extra: Vec<Op>,
+        edit: impl Fn(&mut Pointer),
+    ) -> anyhow::Result<()> {
+        for _ in 0..POINTER_TRIES {
+            let world = self.parts.tables.world(now_ms()).await?;
+            let stack = world.stacks.get(&self.stack);
+            let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
+            pointer.v = 1;
+            edit(&mut pointer);
+            let revision = stack.map_or(0, |stack| stack.pointer_revision);
+            let tables = &self.parts.tables;
+            let outcome = tables
+                .set_pointer(
+                    &self.leadership,
+                    &self.stack,
+                    &pointer,
+                    revision,
+                    extra.clone(),
+                )
+                .await?;
+            match outcome {
+                Outcome::Done(_) | Outcome::Deposed => return Ok(()),
+                Outcome::Conflict => {}
+            }
+        }
+        anyhow::bail!(
+            "the pointer of {} changed {POINTER_TRIES} times in a row",
+            self.stack
+        )
+    }
+}

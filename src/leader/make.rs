@@ -1,0 +1,362 @@
+//! From a commit id to everything a release needs: the tree is read, `viking.yml` parsed, images
+//! built and pushed. Called by a stack's follower; writes only that a build is under way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::bootstrap::registry_up;
+use super::follow::Follower;
+use super::people::FILE;
+use crate::build::{self, BuildJob};
+use crate::model::names::{ImageName, StackName, Tag};
+use crate::model::progress::{Progress, Stage};
+use crate::model::release::{Building, Commit, ImageRecord, Quarantine, Release, RunId, Source};
+use crate::model::spec::ImageRef;
+use crate::model::tree::Tree;
+use crate::model::vikingfile::{ImageText, VikingFile};
+use crate::model::world::{StackWorld, World};
+use crate::schedule::compose::{Procs, next_tag};
+use crate::wake::now_ms;
+
+/// How long a build waits for the registry before it says so and tries again.
+const REGISTRY_WAIT: Duration = Duration::from_secs(60);
+
+/// Between two looks for the registry.
+const REGISTRY_LOOK: Duration = Duration::from_millis(200);
+
+/// Live images of other stacks, by stack and image.
+pub(super) type Foreign = BTreeMap<(StackName, ImageName), ImageRef>;
+
+/// Everything made of one commit, waiting to be staged.
+pub(super) struct Made {
+    pub(super) commit: Commit,
+    pub(super) tag: Tag,
+    pub(super) run: RunId,
+    pub(super) file: VikingFile,
+    pub(super) images: BTreeMap<ImageName, ImageRecord>,
+    pub(super) external: BTreeMap<String, ImageRef>,
+}
+
+/// Why nothing was made.
+pub(super) enum Failed {
+    /// The commit's own fault: not tried again until a newer one.
+    Own(Box<Quarantine>),
+    /// Tried again with backoff.
+    Outside(anyhow::Error),
+    /// This newer head came.
+    Superseded(String),
+}
+
+impl From<anyhow::Error> for Failed {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Outside(error)
+    }
+}
+
+/// Makes a commit.
+pub(super) async fn make(
+    follower: &Follower,
+    source: &Source,
+    head: &str,
+    pull: bool,
+) -> Result<Made, Failed> {
+    let mirrors = &follower.parts.mirrors;
+    let commit = mirrors
+        .commit(source, head)
+        .await
+        .context("reading the commit")?;
+    let world = follower
+        .parts
+        .tables
+        .world(now_ms())
+        .await
+        .context("reading the store")?;
+    let stack = world
+        .stacks
+        .get(&follower.stack)
+        .cloned()
+        .unwrap_or_default();
+    let draft = Draft::of(follower, commit, &stack);
+    draft.begin().await?;
+    let tree = mirrors
+        .tree(source, head)
+        .await
+        .map_err(|error| draft.tree_failed(&error))?;
+    let file = draft.parse(&tree).await?;
+    let built = draft.build(&file, &tree, &stack, &world, pull).await?;
+    let Draft {
+        commit, tag, run, ..
+    } = draft;
+    Ok(Made {
+        commit,
+        tag,
+        run,
+        file,
+        images: built.images,
+        external: built.external,
+    })
+}
+
+struct Draft<'a> {
+    follower: &'a Follower,
+    commit: Commit,
+    tag: Tag,
+    run: RunId,
+    since_ms: u64,
+    reason: String,
+}
+
+impl<'a> Draft<'a> {
+    /// Goes on with the run of an earlier try at the same commit: each run has one end.
+    fn of(follower: &'a Follower, commit: Commit, stack: &StackWorld) -> Self {
+        let before = stack
+            .pointer
+            .building
+            .clone()
+            .filter(|b| b.commit.id == commit.id);
+        if let Some(Building {
+            tag,
+            run,
+            since_ms,
+            reason,
+            ..
+        }) = before
+        {
+            return Self {
+                follower,
+                commit,
+                tag,
+                run,
+                since_ms,
+                reason,
+            };
+        }
+        let tag = next_tag(&commit.id, |tag| {
+            stack.releases.contains_key(tag) || stack.pointer.named().any(|named| named == tag)
+        });
+        let run = RunId::new(now_ms(), fastrand::u16(..));
+        Self {
+            follower,
+            commit,
+            tag,
+            run,
+            since_ms: now_ms(),
+            reason: String::new(),
+        }
+    }
+
+    async fn begin(&self) -> anyhow::Result<()> {
+        self.tell(
+            Stage::Fetch,
+            "",
+            format!("{} {:?}", self.commit.short(), self.commit.subject),
+        );
+        let building = Building {
+            commit: self.commit.clone(),
+            tag: self.tag.clone(),
+            run: self.run.clone(),
+            since_ms: self.since_ms,
+            reason: self.reason.clone(),
+        };
+        self.follower
+            .change(vec![], |pointer| pointer.building = Some(building.clone()))
+            .await
+    }
+
+    fn tree_failed(&self, error: &crate::sync::Error) -> Failed {
+        if error.is_commits_fault() {
+            return self.own("parse", format!("{error}"), Vec::new());
+        }
+        Failed::Outside(anyhow::anyhow!("reading the commit's files: {error}"))
+    }
+
+    async fn parse(&self, tree: &Tree) -> Result<VikingFile, Failed> {
+        let reader = tree.clone();
+        let text = tokio::task::spawn_blocking(move || reader.read(FILE))
+            .await
+            .context("reading viking.yml")?
+            .map_err(|error| self.unreadable(&error))?;
+        let Some(text) = text else {
+            return Err(self.own("parse", format!("no {FILE} in this commit"), Vec::new()));
+        };
+        let file = VikingFile::parse(FILE, &text).map_err(|error| {
+            let log = error.to_string().lines().map(str::to_owned).collect();
+            self.own("parse", error.one_line(), log)
+        })?;
+        if file.stack != self.follower.stack {
+            let reason = format!(
+                "{FILE} names the stack {}, but it is followed as {}: a stack cannot be renamed; \
+                 remove it and add it again under the new name",
+                file.stack, self.follower.stack
+            );
+            return Err(self.own("parse", reason, Vec::new()));
+        }
+        self.tell(
+            Stage::Parse,
+            "",
+            format!("{} images, {} nodes", file.build.len(), file.deploy.len()),
+        );
+        Ok(file)
+    }
+
+    async fn build(
+        &self,
+        file: &VikingFile,
+        tree: &Tree,
+        stack: &StackWorld,
+        world: &World,
+        pull: bool,
+    ) -> Result<build::Built, Failed> {
+        foreign_are_live(file, world)?;
+        self.await_registry().await?;
+        let parts = &self.follower.parts;
+        let previous = known_images(stack);
+        let external = newest(stack)
+            .map(|release| release.external.clone())
+            .unwrap_or_default();
+        let registry = Arc::clone(&parts.registry);
+        let other = |stack: &StackName, image: &ImageName| live_image(world, stack, image);
+        let job = BuildJob {
+            engine: &parts.engine,
+            registry: registry.as_ref(),
+            cluster: parts.tables.cluster(),
+            stack: &self.follower.stack,
+            tag: &self.tag,
+            commit: &self.commit,
+            file,
+            tree,
+            previous: &previous,
+            other_stacks: &other,
+            external: &external,
+            pull,
+            progress: &parts.progress,
+            run: Some(self.run.clone()),
+        };
+        build::build(job).await.map_err(|error| match error {
+            build::Error::Own { image, reason, log } => {
+                self.own("build", format!("image {image}: {reason}"), log)
+            }
+            build::Error::Outside { .. } => Failed::Outside(anyhow::Error::new(error)),
+        })
+    }
+
+    /// The registry is a job like any other and may still be starting.
+    async fn await_registry(&self) -> anyhow::Result<()> {
+        let until = tokio::time::Instant::now() + REGISTRY_WAIT;
+        while tokio::time::Instant::now() < until {
+            let world = self.follower.parts.tables.world(now_ms()).await?;
+            if registry_up(&world) {
+                return Ok(());
+            }
+            tokio::time::sleep(REGISTRY_LOOK).await;
+        }
+        anyhow::bail!("the registry (core/registry) is not healthy: see `viking status core`")
+    }
+
+    /// Only a file above the limit is the commit's fault; all else is our disk or mirror.
+    fn unreadable(&self, error: &std::io::Error) -> Failed {
+        if error.kind() == std::io::ErrorKind::FileTooLarge {
+            return self.own("parse", format!("{FILE}: {error}"), Vec::new());
+        }
+        Failed::Outside(anyhow::anyhow!("reading {FILE} from the mirror: {error}"))
+    }
+
+    fn own(&self, stage: &str, reason: String, log: Vec<String>) -> Failed {
+        Failed::Own(Box::new(Quarantine {
+            commit: self.commit.clone(),
+            tag: self.tag.clone(),
+            run: self.run.clone(),
+            stage: stage.to_owned(),
+            reason,
+            log,
+            at_ms: now_ms(),
+        }))
+    }
+
+    fn tell(&self, stage: Stage, about: &str, line: String) {
+        tell(self.follower, &self.run, stage, about, line);
+    }
+}
+
+fn tell(follower: &Follower, run: &RunId, stage: Stage, about: &str, line: String) {
+    let progress = Progress {
+        stack: follower.stack.clone(),
+        run: Some(run.clone()),
+        at_ms: now_ms(),
+        stage,
+        about: about.to_owned(),
+        line,
+    };
+    // Nobody listening is fine.
+    drop(follower.parts.progress.send(progress));
+}
+
+/// Tells people that a commit failed before it was staged.
+pub(super) fn tell_failed(follower: &Follower, bad: &Quarantine) {
+    let line = format!("{} failed at {}: {}", bad.tag, bad.stage, bad.reason);
+    tell(follower, &bad.run, Stage::Failed, "", line);
+}
+
+/// Tells people what a release will change.
+pub(super) fn tell_staged(follower: &Follower, release: &Release, procs: &Procs) {
+    let changed: Vec<_> = procs.keys().map(|(node, _)| node.to_string()).collect();
+    let line = if changed.is_empty() {
+        format!("{}: no container changes", release.tag)
+    } else {
+        format!("{}: changes {}", release.tag, changed.join(", "))
+    };
+    tell(follower, &release.run, Stage::Stage, "", line);
+}
+
+/// Every image this stack has on record, newest release first.
+fn known_images(stack: &StackWorld) -> BTreeMap<ImageName, Vec<ImageRecord>> {
+    let mut releases: Vec<_> = stack.releases.values().collect();
+    releases.sort_by_key(|release| std::cmp::Reverse(release.made_ms));
+    let mut known: BTreeMap<ImageName, Vec<ImageRecord>> = BTreeMap::new();
+    for release in releases {
+        for (name, record) in &release.images {
+            known.entry(name.clone()).or_default().push(record.clone());
+        }
+    }
+    known
+}
+
+fn newest(stack: &StackWorld) -> Option<&Release> {
+    stack
+        .releases
+        .values()
+        .max_by_key(|release| release.made_ms)
+}
+
+fn live_image(world: &World, stack: &StackName, image: &ImageName) -> Option<ImageRef> {
+    let live = world.stacks.get(stack)?.live()?;
+    live.images.get(image).map(ImageRecord::image_ref)
+}
+
+/// Live images of other stacks that nodes of this file name.
+pub(super) fn foreign(file: &VikingFile, world: &World) -> Foreign {
+    foreign_names(file)
+        .filter_map(|(stack, image)| {
+            let reference = live_image(world, stack, image)?;
+            Some(((stack.clone(), image.clone()), reference))
+        })
+        .collect()
+}
+
+fn foreign_names(file: &VikingFile) -> impl Iterator<Item = (&StackName, &ImageName)> {
+    file.deploy.iter().filter_map(|node| match &node.image {
+        Some(ImageText::Viking { stack, image }) if *stack != file.stack => Some((stack, image)),
+        Some(ImageText::Viking { .. } | ImageText::External(_)) | None => None,
+    })
+}
+
+/// Another stack that has no such live image yet may get it later: not this commit's fault.
+fn foreign_are_live(file: &VikingFile, world: &World) -> anyhow::Result<()> {
+    match foreign_names(file).find(|(stack, image)| live_image(world, stack, image).is_none()) {
+        None => Ok(()),
+        Some((stack, image)) => anyhow::bail!("stack {stack} has no live image {image} yet"),
+    }
+}

@@ -1,0 +1,186 @@
+//! The binary as people call it: help, exit codes, what goes to which stream; against nobody and
+//! against a real API.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what fails there fails the test"
+)]
+
+use std::process::{Output, Stdio};
+
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::api::{COMMIT, Scene};
+
+/// Runs viking without a terminal and without the caller's settings.
+async fn viking(api: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_viking"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("VIKING_")) {
+        command.env_remove(name);
+    }
+    command
+        .env_remove("RUST_LOG")
+        .env("VIKING_API", api)
+        .args(args)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A port that nobody listens on.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn help_teaches() {
+    let output = viking(&nobody(), &["--help"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    insta::assert_snapshot!("help", text(&output.stdout));
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_64() {
+    for args in [
+        &["nosuch"][..],
+        &["status", "--nosuch"],
+        &["remove"],
+        &["status", "Not A Name"],
+        &["logs", "shop/web.x"],
+        &["remove", "shop"],
+        &["remove", "shop", "--confirm", "shpo"],
+        &["add", "/nonexistent/repository"],
+        &["host", "--api", "0.0.0.0:1"],
+        &["status", "--api", "no address"],
+        &[],
+    ] {
+        let output = viking(&nobody(), args).await;
+        assert_eq!(
+            output.status.code(),
+            Some(64),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        assert!(output.stdout.is_empty(), "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_said_with_what_to_do() {
+    let api = nobody();
+    let output = viking(&api, &["stacks"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr).replace(&api, "API");
+    insta::assert_snapshot!("refused", said);
+    let output = viking(&api, &["status", "--exit-code"]).await;
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn status_is_green_for_people_and_programs() {
+    let scene = Scene::start().await;
+    let output = viking(&scene.address, &["status", "shop", "--exit-code"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    assert!(
+        shown.starts_with("STACK shop  a1b2c3d4e5f6 \"Add search\" (anna, "),
+        "{shown}"
+    );
+    assert!(shown.contains("80/tcp at 127.0.0.1:20001"), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "no colour without a terminal");
+
+    let output = viking(&scene.address, &["status", "-o", "json"]).await;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["schema"], "viking.status/v1");
+    let output = viking(&scene.address, &["status", "-o", "name"]).await;
+    assert_eq!(text(&output.stdout), "shop\n");
+    let output = viking(&scene.address, &["status", "shpo"]).await;
+    assert!(text(&output.stderr).contains("hint: did you mean shop?"));
+}
+
+#[tokio::test]
+async fn lists_print_in_every_form() {
+    let scene = Scene::start().await;
+    for command in [
+        &["stacks"][..],
+        &["hosts"],
+        &["images"],
+        &["events"],
+        &["history", "shop"],
+    ] {
+        for form in ["table", "wide", "json", "yaml", "name"] {
+            let args = [command, &["-o", form]].concat();
+            let output = viking(&scene.address, &args).await;
+            assert_eq!(
+                output.status.code(),
+                Some(0),
+                "{args:?}: {}",
+                text(&output.stderr)
+            );
+        }
+    }
+    let output = viking(&scene.address, &["stacks", "--no-header"]).await;
+    assert!(
+        text(&output.stdout).starts_with("shop "),
+        "{}",
+        text(&output.stdout)
+    );
+    let output = viking(&scene.address, &["debug", "keys"]).await;
+    let keys = text(&output.stdout);
+    assert!(
+        keys.lines()
+            .any(|line| line == "/run/shop/a1b2c3d4e5f6/web/0\thost-a"),
+        "{keys}"
+    );
+}
+
+#[tokio::test]
+async fn up_says_at_once_what_is_live_already() {
+    let mut scene = Scene::start().await;
+    let leader = scene.leader(Ok(()));
+    let output = viking(
+        &scene.address,
+        &["up", "https://git.example/shop", "--once"],
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let expected = "live at a1b2c3d4e5f6: 1 job on 1 host\n  shop/web.0  80/tcp  127.0.0.1:20001\n";
+    assert_eq!(text(&output.stdout), expected);
+    assert_eq!(leader.await.unwrap().poll_ms, 30_000);
+}
+
+#[tokio::test]
+async fn up_ends_with_1_and_the_log_when_the_commit_failed() {
+    let mut scene = Scene::start().await;
+    let commit = json!({ "id": COMMIT, "subject": "Add search", "author": "anna", "at_ms": 0 });
+    let pointer = json!({
+        "v": 1, "phase": "failed",
+        "source": { "state": "ok", "seen": commit, "since_ms": 0 },
+        "quarantine": {
+            "commit": commit, "tag": "a1b2c3d4e5f6", "run": "1-1", "stage": "build", "at_ms": 0,
+            "reason": "RUN make exited with 2", "log": ["make: no rule"]
+        }
+    });
+    scene.put("/release/shop", &pointer).await;
+    let leader = scene.leader(Ok(()));
+    let output = viking(
+        &scene.address,
+        &["up", "https://git.example/shop", "--once"],
+    )
+    .await;
+    leader.await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    let said = text(&output.stderr);
+    let expected = "shop a1b2c3d4e5f6 \"Add search\" failed at build: RUN make exited with 2";
+    assert!(said.contains(expected), "{said}");
+    assert!(said.contains("    make: no rule"), "{said}");
+}
