@@ -3,6 +3,7 @@
 mod api;
 mod build;
 mod cli;
+mod cluster;
 mod docker;
 mod layering;
 mod plans;

@@ -1,0 +1,291 @@
+//! The whole cluster in one process: the store in memory, fake engines, tokio's paused clock, and
+//! the product's own loops: workers, heartbeats, dispatch, rollout, elections. No git, no Docker,
+//! no waiting in real time.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what fails in the harness fails the test"
+)]
+
+mod client;
+mod faulty;
+mod leader;
+mod look;
+
+mod faults;
+mod leadership;
+mod releases;
+mod seeds;
+mod volumes;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use viking::deploy::worker::{self, Worker};
+use viking::docker::fake::{Behaviour, FakeEngine, FakeRegistry};
+use viking::model::names::{HostName, StackName, Tag};
+use viking::model::release::{Commit, Phase, RunId, Source};
+use viking::model::spec::ImageRef;
+use viking::model::vikingfile::{ImageText, VikingFile};
+use viking::model::world::World;
+use viking::store::SharedStore;
+use viking::store::local::LocalStore;
+use viking::store::tables::Tables;
+use viking::wake::now_ms;
+
+use self::faulty::Faulty;
+use self::leader::{Pushed, Pushes};
+use self::look::settled;
+
+/// The address in front of images of ours; nothing listens there.
+const REGISTRY: &str = "127.0.0.1:5000";
+/// Between two looks of a test.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Seconds of virtual time.
+fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+struct Host {
+    name: HostName,
+    engine: FakeEngine,
+    address: IpAddr,
+    dir: tempfile::TempDir,
+    worker: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+struct Cluster {
+    store: Arc<Faulty>,
+    /// What the loops use.
+    tables: Tables,
+    /// What the test looks at, past all faults.
+    clear: Tables,
+    registry: FakeRegistry,
+    hosts: Vec<Host>,
+    pushes: Pushes,
+    candidates: Vec<(CancellationToken, JoinHandle<()>)>,
+    commits: u64,
+}
+
+impl Cluster {
+    /// Starts hosts and one candidate for leadership on each, and waits until all have joined.
+    async fn start(hosts: usize) -> Self {
+        if std::env::var_os("VIKING_TEST_LOG").is_some() {
+            // Another test may have been faster.
+            tracing_subscriber::fmt().with_test_writer().try_init().ok();
+        }
+        let inner: SharedStore = LocalStore::in_memory();
+        let store = Faulty::new(Arc::clone(&inner));
+        let shared: SharedStore = Arc::clone(&store) as SharedStore;
+        let clear = Tables::open(inner, "", None, 0).await.unwrap();
+        let tables = Tables::open(shared, "", Some(clear.cluster()), 0)
+            .await
+            .unwrap();
+        let mut cluster = Self {
+            store,
+            tables,
+            clear,
+            registry: FakeRegistry::default(),
+            hosts: Vec::new(),
+            pushes: Pushes::default(),
+            candidates: Vec::new(),
+            commits: 0,
+        };
+        for n in 0..hosts {
+            cluster.add_host(n);
+        }
+        for n in 0..hosts {
+            cluster.start_worker(n);
+            cluster.start_candidate(n);
+        }
+        let joined = |world: &World| world.hosts.len() == hosts && world.members.len() == hosts;
+        cluster.until("all hosts have joined", s(10), joined).await;
+        cluster
+    }
+
+    fn add_host(&mut self, n: usize) {
+        // Ports are tried for real, and tests run side by side: each host has its own address.
+        static ADDRESSES: AtomicU32 = AtomicU32::new(0x7f4d_0001);
+        let address = Ipv4Addr::from(ADDRESSES.fetch_add(1, Ordering::Relaxed));
+        let engine = FakeEngine::with_registry(&self.registry);
+        let letter = char::from(b'a' + u8::try_from(n).unwrap());
+        self.hosts.push(Host {
+            name: HostName::parse(&format!("host-{letter}")).unwrap(),
+            engine,
+            address: address.into(),
+            dir: tempfile::tempdir().unwrap(),
+            worker: None,
+        });
+    }
+
+    fn start_worker(&mut self, n: usize) {
+        let host = &mut self.hosts[n];
+        let (listen, mut asked) = mpsc::channel::<(_, tokio::sync::oneshot::Sender<_>)>(16);
+        // Stands for the ambassador: every listener gets the port it asks for, or a next one.
+        tokio::spawn(async move {
+            let mut next = 40_000;
+            while let Some((request, answer)) = asked.recv().await {
+                let request: viking::model::endpoint::ListenRequest = request;
+                next += 1;
+                answer.send(Ok(request.port.unwrap_or(next))).ok();
+            }
+        });
+        let (progress, _) = broadcast::channel(16);
+        let worker = Worker {
+            tables: self.tables.clone(),
+            engine: Arc::new(host.engine.clone()),
+            host: host.name.clone(),
+            address: host.address,
+            registry: REGISTRY.to_owned(),
+            data_dir: host.dir.path().to_owned(),
+            api: "127.0.0.1:8791".to_owned(),
+            machine_id: host.name.to_string(),
+            listen,
+            progress,
+            keep_alives: tokio::runtime::Handle::current(),
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(worker::run(worker, stop.clone()));
+        host.worker = Some((stop, task));
+    }
+
+    /// Ends a worker between two of its steps, as a crash would.
+    async fn kill_worker(&mut self, n: usize) {
+        if let Some((_, task)) = self.hosts[n].worker.take() {
+            task.abort();
+            task.await.ok();
+        }
+    }
+
+    fn start_candidate(&mut self, n: usize) {
+        let name = self.hosts[n].name.to_string();
+        let stop = CancellationToken::new();
+        let (tables, pushes) = (self.tables.clone(), self.pushes.clone());
+        let task = tokio::spawn(leader::candidate(name, tables, pushes, stop.clone()));
+        self.candidates.push((stop, task));
+    }
+
+    fn engine(&self) -> &FakeEngine {
+        &self.hosts[0].engine
+    }
+
+    /// A commit with this `viking.yml`; answers its tag. What a container does is its command's
+    /// first word: `crash`, `never` (healthy), `absent` (cannot be started), `slow`, `stubborn`.
+    async fn push(&mut self, yaml: &str) -> Tag {
+        self.commits += 1;
+        let id = format!(
+            "{:012x}{:028x}",
+            0xc0_0000_0000 + self.commits,
+            self.commits
+        );
+        self.push_commit(yaml, &id, 1).await
+    }
+
+    async fn push_commit(&mut self, yaml: &str, id: &str, nth: u32) -> Tag {
+        let file = VikingFile::parse("viking.yml", yaml.as_bytes());
+        let file = file.unwrap_or_else(|error| panic!("{error}"));
+        let mut external = BTreeMap::new();
+        for node in &file.deploy {
+            if let Some(ImageText::External(text)) = &node.image {
+                let digest = self.registry.publish(text, text);
+                let name = text.split(':').next().unwrap_or(text).to_owned();
+                external.insert(text.clone(), ImageRef::External { name, digest });
+            }
+            self.script(&node.settings.run.clone().unwrap_or_default().join(" "));
+        }
+        self.add(&file.stack).await;
+        let tag = Tag::of_commit(id, nth).unwrap();
+        let commit = Commit {
+            id: id.to_owned(),
+            subject: format!("commit {}", self.commits),
+            author: "somebody".to_owned(),
+            at_ms: now_ms(),
+        };
+        let run = RunId::new(now_ms(), u16::try_from(self.commits).unwrap());
+        self.pushes.push(Pushed {
+            file,
+            commit,
+            tag: tag.clone(),
+            run,
+            external,
+        });
+        tag
+    }
+
+    fn script(&self, command: &str) {
+        let behaviour = match command.split(' ').next() {
+            Some("crash") => Behaviour::CrashesAfter(Duration::from_millis(100), 1),
+            Some("never") => Behaviour::NeverHealthy,
+            Some("absent") => Behaviour::FailsToStart,
+            Some("slow") => Behaviour::HealthyAfter(s(5)),
+            Some("stubborn") => Behaviour::IgnoresStop,
+            _ => return,
+        };
+        for host in &self.hosts {
+            host.engine.behave(command, behaviour.clone());
+        }
+    }
+
+    /// Pushes, and waits until it serves and nothing of the old release is left.
+    async fn go_live(&mut self, yaml: &str) -> Tag {
+        let tag = self.push(yaml).await;
+        self.until_live(&tag).await;
+        tag
+    }
+
+    async fn until_live(&self, tag: &Tag) {
+        let live = format!("{tag} is live and settled");
+        self.until(&live, s(60), |world| settled(world, tag)).await;
+        // Whoever asks all the time has asked since.
+        tokio::time::sleep(5 * LOOK).await;
+    }
+
+    /// Waits until a commit is quarantined and the old release is as it was.
+    async fn until_failed(&self, tag: &Tag) {
+        let failed = format!("{tag} has failed");
+        self.until(&failed, s(300), |world| {
+            world.stacks.values().any(|stack| {
+                let pointer = &stack.pointer;
+                pointer
+                    .quarantine
+                    .as_ref()
+                    .is_some_and(|bad| bad.tag == *tag)
+                    && pointer.phase == Phase::Failed
+            })
+        })
+        .await;
+        tokio::time::sleep(5 * LOOK).await;
+    }
+
+    /// Without a source a stack is seen off.
+    async fn add(&self, stack: &StackName) {
+        let source = Source {
+            v: 1,
+            url: "/nowhere".to_owned(),
+            branch: None,
+            path: String::new(),
+            poll_ms: 30_000,
+        };
+        // It may have been there.
+        self.clear.put_source(stack, &source, 0).await.unwrap();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.violations(), Vec::<String>::new());
+        }
+    }
+}
+
+fn name(stack: &str) -> StackName {
+    StackName::parse(stack).unwrap()
+}
