@@ -5,6 +5,7 @@ mod build;
 mod cli;
 mod cluster;
 mod docker;
+mod e2e;
 mod layering;
 mod plans;
 mod status;

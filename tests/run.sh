@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Every test, the quick rungs first: `tests/run.sh`, or `tests/run.sh --long` with the soak sizes too.
+# Installs what is missing, uses the Docker that answers or one of its own, and leaves nothing behind.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=../deploy/lib.sh
+source "$ROOT/deploy/lib.sh"
+# shellcheck source=../deploy/base-images.sh
+source "$ROOT/deploy/base-images.sh"
+
+# A rung that hangs is ended, so that its output is seen and not a silence (seconds).
+RUNG_LIMIT=2400
+TEST_ARGS=()
+SUMMARY=()
+FAILED=0
+
+main() {
+    case ${1:-} in
+        '') ;;
+        --long)
+            # Tests that are too long for every day are #[ignore]d; properties run this many cases.
+            RUNG_LIMIT=36000
+            TEST_ARGS=(--include-ignored)
+            export VIKING_TEST_LONG=1 PROPTEST_CASES=${PROPTEST_CASES:-4096}
+            ;;
+        *) die "usage: tests/run.sh [--long]" ;;
+    esac
+    cd "$ROOT"
+    prepare
+    OUTPUT=$(mktemp -t viking-tests.XXXXXX)
+    at_exit forget_output
+    BEFORE=$(ours)
+    rung 'units and properties' --lib --bins
+    rung 'whole parts, real edges' --test it
+    rung 'examples in the documentation' --doc
+    leftovers
+    summary
+}
+
+prepare() {
+    need_basics
+    need sshd openssh-server
+    need ssh openssh-client
+    need ssh-keygen openssh-client
+    need redis-server redis-server
+    install_missing
+    # sshd refuses to run as root without it; the package's own service would have made it.
+    [ "$(id -u)" != 0 ] || mkdir -p /run/sshd
+    start_docker
+    DOCKER_HOST=$(docker_address)
+    export DOCKER_HOST
+    base_images
+}
+
+# rung WORDS CARGO_ARGS…: a failing rung does not hide what the next would have said.
+rung() {
+    local name=$1 started=$SECONDS verdict=ok
+    shift
+    say "$name"
+    : >"$OUTPUT"
+    timeout --foreground "$RUNG_LIMIT" cargo test --locked --features failpoints --no-fail-fast "$@" \
+        -- ${TEST_ARGS[@]+"${TEST_ARGS[@]}"} </dev/null 2>&1 | tee "$OUTPUT" || { verdict=FAILED FAILED=1; }
+    SUMMARY+=("$(printf '%-34s %-7s %5s passed %4s failed %4s ignored %5s s' "$name" "$verdict" \
+        "$(count passed)" "$(count failed)" "$(count ignored)" "$((SECONDS - started))")")
+}
+
+# Adds up one number of the `test result:` lines.
+count() {
+    grep '^test result:' "$OUTPUT" | grep -o "[0-9]* $1" | awk '{ sum += $1 } END { print sum + 0 }' || true
+}
+
+ours() { docker ps --all --quiet --no-trunc --filter label=viking.cluster | sort; }
+
+# Containers that tests left: on a Docker of our own they are removed, on somebody's they are only told about, since
+# another viking may have started them meanwhile.
+leftovers() {
+    local left
+    left=$(comm -13 <(printf '%s\n' "$BEFORE") <(ours) | sed '/^$/d')
+    [ -n "$left" ] || return 0
+    say "containers that were not there before: $(wc -l <<<"$left")"
+    # shellcheck disable=SC2086
+    [ -z "$DOCKERD_PID" ] || docker rm --force --volumes $left >/dev/null
+}
+
+summary() {
+    printf '\n'
+    printf '%s\n' "${SUMMARY[@]}"
+    exit "$FAILED"
+}
+
+# shellcheck disable=SC2317  # called through at_exit
+forget_output() { rm -f "$OUTPUT"; }
+
+main "$@"
