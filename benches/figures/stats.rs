@@ -1,0 +1,126 @@
+//! Medians, percentiles, and a figure's row. Used by every figure; measures nothing.
+
+use std::fmt;
+
+/// Milliseconds between two points in nanoseconds.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "differences are far below 2^52 ns"
+)]
+pub(crate) fn ms(from_ns: i64, to_ns: i64) -> f64 {
+    (to_ns - from_ns) as f64 / 1e6
+}
+
+/// The value below which `share` of them lie; NaN of nothing.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a place in a short list"
+)]
+pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = (share * (sorted.len() as f64 - 1.0)).max(0.0);
+    let (below, above) = (place.floor() as usize, place.ceil() as usize);
+    match (sorted.get(below), sorted.get(above)) {
+        (Some(low), Some(high)) => low + (high - low) * place.fract(),
+        _ => f64::NAN,
+    }
+}
+
+/// The one in the middle.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// One line of the table.
+#[derive(Debug)]
+pub(crate) struct Row {
+    name: String,
+    peer: String,
+    viking: String,
+    ratio: String,
+    pass: String,
+    rounds: String,
+    passed: bool,
+}
+
+impl Row {
+    /// viking's median divided by the peer's, at most `pass`.
+    pub(crate) fn ratio(name: &str, peer: &[f64], viking: &[f64], pass: f64) -> Self {
+        let ratio = median(viking) / median(peer);
+        Self {
+            name: name.to_owned(),
+            peer: spread(peer),
+            viking: spread(viking),
+            ratio: format!("{ratio:.2}"),
+            pass: format!("≤ {pass:.2}"),
+            rounds: viking.len().to_string(),
+            passed: ratio <= pass,
+        }
+    }
+
+    /// viking's 99th percentile, in milliseconds, at most `pass`.
+    pub(crate) fn p99(name: &str, viking: &[f64], pass: f64) -> Self {
+        let p99 = quantile(viking, 0.99);
+        Self {
+            name: name.to_owned(),
+            peer: "–".to_owned(),
+            viking: format!("{} · p99 {p99:.0} ms", spread(viking)),
+            ratio: "–".to_owned(),
+            pass: format!("p99 ≤ {pass:.0} ms"),
+            rounds: viking.len().to_string(),
+            passed: p99 <= pass,
+        }
+    }
+
+    /// One value each, at most `pass` of the peer's or of an absolute `limit`.
+    pub(crate) fn single(
+        name: &str,
+        peer: String,
+        viking: String,
+        ratio: Option<f64>,
+        pass: String,
+        passed: bool,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            peer,
+            viking,
+            ratio: ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")),
+            pass,
+            rounds: "1".to_owned(),
+            passed,
+        }
+    }
+
+    /// Whether it passed.
+    pub(crate) fn passed(&self) -> bool {
+        self.passed
+    }
+}
+
+fn spread(values: &[f64]) -> String {
+    let (low, high) = (quantile(values, 0.1), quantile(values, 0.9));
+    format!("{:.0} ms ({low:.0}–{high:.0})", median(values))
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            peer,
+            viking,
+            ratio,
+            pass,
+            rounds,
+            passed,
+        } = self;
+        let word = if *passed { "PASS" } else { "FAIL" };
+        write!(
+            f,
+            "| {name} | {peer} | {viking} | {ratio} | {pass} | {rounds} | {word} |"
+        )
+    }
+}
