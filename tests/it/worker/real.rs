@@ -84,6 +84,15 @@ async fn on_real_docker_a_job_comes_up_and_comes_back() {
     let (next, back) = until_new_start(&engine, &name, started).await;
     started = next;
     println!("rm -f to running {back:?}");
+    // Only once its host knows the new container: a hand that is quicker than that looks like the
+    // end of the one before.
+    loop {
+        let state = rig.until_state(&job, JobState::Healthy).await;
+        if state.since_ms >= started {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     engine
         .stop(&name, None, Duration::ZERO)
         .await
