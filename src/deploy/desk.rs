@@ -185,7 +185,8 @@ impl Desk {
             no_stops(&mut decision);
         }
         let told = self.act(&wanted, &own, &decision, now_ms).await;
-        if told && !self.stale {
+        let busy = self.busy.keys().cloned().collect();
+        if told && !self.stale && !self.view.unsure(&busy) {
             self.next(&wanted, now_ms)
         } else {
             Next::After(SOON)

@@ -349,7 +349,7 @@ async fn sweep(ops: &Ops, mut used: BTreeSet<StackName>) {
         return;
     }
     let _gate = ops.network_gate.write().await;
-    let Ok(containers) = ops.engine.containers(&ops.cluster).await else {
+    let Ok(containers) = ops.engine.list(&ops.cluster).await else {
         return;
     };
     let stacks = containers.iter().filter_map(|c| c.labels.get(label::STACK));

@@ -2,14 +2,22 @@
 //! that events named. Events are hints; nothing is decided from them but where to look again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
 
 use super::observed::Observed;
-use crate::docker::{Container, Engine, EngineEvent, Result, label};
+use crate::docker::{Container, Engine, EngineEvent, Error, Listed, Result, label};
 
 /// How long a `kill` or `stop` by somebody explains the end of a container.
 const KILL_EXPLAINS_MS: u64 = 30_000;
 /// Containers looked at one by one before a full list is cheaper.
 const SINGLE_LOOKS_MAX: usize = 16;
+/// While the engine starts or stops a container it does not answer about that one: it is left as it
+/// was known, so that the others do not wait for it. Everybody else's look takes a millisecond.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+/// Containers looked at at the same time; more would only queue in the daemon.
+const LOOKS_AT_ONCE: usize = 8;
 
 /// What is known of the engine's containers.
 #[derive(Debug, Default)]
@@ -61,7 +69,18 @@ impl View {
                 self.killed.insert(event.name.clone(), now_ms);
                 self.look_at(&event.name);
             }
-            "rename" | "connect" | "disconnect" => self.all = true,
+            "rename" if container => self.all = true,
+            // Every start and every build step of anybody connects something: only what concerns a
+            // container of ours is worth a look.
+            "connect" | "disconnect" => {
+                let known = event
+                    .container
+                    .as_ref()
+                    .and_then(|id| self.containers.get(id));
+                if let Some(name) = known.map(|observed| observed.container.name.clone()) {
+                    self.look_at(&name);
+                }
+            }
             // Of our own health checks there are many, and they say nothing new.
             action if action.starts_with("exec_") || action == "top" => {}
             _ if container => self.look_at(&event.name),
@@ -82,38 +101,76 @@ impl View {
         self.killed.remove(name);
     }
 
+    /// Whether something could not be looked at when it should have been.
+    #[must_use]
+    pub fn unsure(&self, busy: &BTreeSet<String>) -> bool {
+        self.all || self.dirty.iter().any(|name| !busy.contains(name))
+    }
+
     /// Looks at the engine again where needed; what is `busy` waits for its task. Answers whether
     /// it listed in full.
     ///
     /// # Errors
     /// When the engine does not answer: the old picture stays and nothing in it is to be believed.
+    /// A single container about which it does not answer is only that container's trouble.
     pub async fn refresh(&mut self, engine: &dyn Engine, busy: &BTreeSet<String>) -> Result<bool> {
         let look: Vec<String> = self.dirty.difference(busy).cloned().collect();
         if self.all || look.len() > SINGLE_LOOKS_MAX {
-            let listed = engine.containers(&self.cluster).await?;
-            let count = listed.len();
-            self.containers = listed
-                .into_iter()
-                .filter_map(|c| Observed::read(c).map(|o| (o.container.id.clone(), o)))
-                .collect();
-            let unreadable = count - self.containers.len();
-            if unreadable > 0 && unreadable != self.unreadable {
-                tracing::warn!(
-                    unreadable,
-                    "containers with labels that cannot be read are left alone"
-                );
-            }
-            self.unreadable = unreadable;
-            self.dirty.retain(|name| busy.contains(name));
-            self.all = false;
+            self.list(engine, busy).await?;
             return Ok(true);
         }
-        for name in look {
-            let container = engine.container(&name).await?;
-            self.dirty.remove(&name);
-            self.replace(&name, container);
+        let asked = look.len();
+        let looks = look_at_each(engine, look, |name| name).await;
+        if asked > 0 && looks.iter().all(|(_, found)| found.is_err()) {
+            // Perhaps nothing answers any more.
+            self.list(engine, busy).await?;
+            return Ok(true);
+        }
+        for (name, found) in looks {
+            if let Ok(container) = found {
+                self.dirty.remove(&name);
+                self.replace(&name, container);
+            }
         }
         Ok(false)
+    }
+
+    async fn list(&mut self, engine: &dyn Engine, busy: &BTreeSet<String>) -> Result<()> {
+        let listed = engine.list(&self.cluster).await?;
+        let ids: BTreeSet<String> = listed.iter().map(|one| one.id.clone()).collect();
+        // What is busy stays as it was known until its task says what became of it.
+        self.containers.retain(|id, _| ids.contains(id));
+        self.dirty.retain(|name| busy.contains(name));
+        self.all = false;
+        let (idle, mut unreadable) = (
+            listed.into_iter().filter(|one| !busy.contains(&one.name)),
+            0,
+        );
+        for (one, found) in look_at_each(engine, idle, |one: &Listed| &one.id).await {
+            match found {
+                Ok(Some(container)) => match Observed::read(container) {
+                    Some(observed) => drop(self.containers.insert(one.id, observed)),
+                    None => {
+                        unreadable += 1;
+                        self.containers.remove(&one.id);
+                    }
+                },
+                // It vanished between list and look.
+                Ok(None) => drop(self.containers.remove(&one.id)),
+                Err(error) => {
+                    tracing::debug!(container = one.name, "left as it was known: {error}");
+                    self.dirty.insert(one.name);
+                }
+            }
+        }
+        if unreadable > 0 && unreadable != self.unreadable {
+            tracing::warn!(
+                unreadable,
+                "containers with labels that cannot be read are left alone"
+            );
+        }
+        self.unreadable = unreadable;
+        Ok(())
     }
 
     /// What is now known of a container.
@@ -127,4 +184,21 @@ impl View {
             self.containers.insert(id, observed);
         }
     }
+}
+
+/// Looks at several containers at the same time.
+async fn look_at_each<T>(
+    engine: &dyn Engine,
+    what: impl IntoIterator<Item = T>,
+    name: impl Fn(&T) -> &String + Copy,
+) -> Vec<(T, Result<Option<Container>>)> {
+    stream::iter(what)
+        .map(|one| async move {
+            let look = tokio::time::timeout(LOOK_MAX, engine.container(name(&one))).await;
+            let late = |_| Err(Error::Unreachable(format!("no answer within {LOOK_MAX:?}")));
+            (one, look.unwrap_or_else(late))
+        })
+        .buffer_unordered(LOOKS_AT_ONCE)
+        .collect()
+        .await
 }

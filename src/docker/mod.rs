@@ -148,6 +148,17 @@ pub struct Container {
     pub image_id: String,
 }
 
+/// A container in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Engine id.
+    pub id: String,
+    /// Name without slash.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
 /// A container port bound to a host address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortBinding {
@@ -263,6 +274,8 @@ pub struct EngineEvent {
     pub labels: BTreeMap<String, String>,
     /// Name of the container or network.
     pub name: String,
+    /// Engine id of the container: that a network's `connect` or `disconnect` is about, too.
+    pub container: Option<String>,
     /// Unix milliseconds.
     pub at_ms: u64,
 }
@@ -282,8 +295,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Whether it answers, and what it is.
     async fn info(&self) -> Result<EngineInfo>;
 
-    /// All containers with a label `CLUSTER` of this value, running or not, in name order.
-    async fn containers(&self, cluster: &str) -> Result<Vec<Container>>;
+    /// All containers with a label `CLUSTER` of this value, running or not, in name order. Says
+    /// nothing of what they do, so that it never waits for one that is just being started.
+    async fn list(&self, cluster: &str) -> Result<Vec<Listed>>;
     /// One container by name or id, whoever made it.
     async fn container(&self, name: &str) -> Result<Option<Container>>;
     /// Makes a container; answers its id. The image must be present.

@@ -86,6 +86,46 @@ async fn a_crash_loop_backs_off_counts_and_keeps_the_last_lines() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_hangs_holds_up_the_repair_of_no_other() {
+    let mut rig = Rig::start().await;
+    let (stuck, other) = (job("t1", "stuck", 0), job("t1", "web", 0));
+    let stuck_name = rig.deploy(&stuck, &web()).await;
+    let name = rig.deploy(&other, &web()).await;
+    for job in [&stuck, &other] {
+        rig.until_state(job, JobState::Healthy).await;
+    }
+    rig.engine.hang(&stuck_name);
+    // Long enough for a look at everything.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    rig.engine.kill(&name);
+    let began = tokio::time::Instant::now();
+    rig.until_running(&name).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    rig.until_state(&other, JobState::Healthy).await;
+    // It is left as it was known, and is not reported as gone.
+    let state = rig.state(&stuck).await.expect("on record still");
+    assert_eq!(state.state, JobState::Healthy);
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_do_to_their_networks_makes_nobody_look_at_everything() {
+    let mut rig = Rig::start().await;
+    let job = job("t1", "web", 0);
+    rig.deploy(&job, &web()).await;
+    rig.until_state(&job, JobState::Healthy).await;
+    // One full look may be due by the clock.
+    let lists = rig.engine.calls()["list"];
+    for n in 0..20 {
+        rig.engine.add_foreign(&format!("build-step-{n}"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(rig.engine.calls()["list"] <= lists + 1);
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn failures_are_forgotten_after_a_healthy_minute_and_not_before() {
     let mut rig = Rig::start().await;
     let job = job("t1", "web", 0);

@@ -7,21 +7,19 @@ use bollard::query_parameters::{
     CreateContainerOptions, KillContainerOptions, ListContainersOptions, RemoveContainerOptions,
     StopContainerOptions, WaitContainerOptions,
 };
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::StreamExt;
 
 use super::errors::Doing;
 use super::{BollardEngine, create, found, inspect, segment, within};
-use crate::docker::{Container, Engine, Error, NewContainer, Result, RunState, label};
+use crate::docker::{Container, Engine, Error, Listed, NewContainer, Result, RunState, label};
 
-/// Containers inspected at the same time; one costs 0.2 ms, more would only queue in the daemon.
-const INSPECTS: usize = 8;
 /// Signal that cannot be ignored.
 const KILL: &str = "SIGKILL";
 /// What an engine says when somebody else is removing the same container.
 const REMOVAL_IN_PROGRESS: &str = "already in progress";
 
 impl BollardEngine {
-    pub(super) async fn list_containers(&self, cluster: &str) -> Result<Vec<Container>> {
+    pub(super) async fn list_containers(&self, cluster: &str) -> Result<Vec<Listed>> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(label_filter(cluster)),
@@ -29,14 +27,7 @@ impl BollardEngine {
         };
         let call = self.raw().await?.list_containers(Some(options));
         let list = within(self.deadlines.look, Doing::Else, call).await?;
-        let ids = list.into_iter().filter_map(|summary| summary.id);
-        // What vanishes between list and inspection is not there.
-        let mut all: Vec<Container> = stream::iter(ids)
-            .map(|id| async move { self.inspect_container(&id).await })
-            .buffer_unordered(INSPECTS)
-            .try_filter_map(|found| async move { Ok(found) })
-            .try_collect()
-            .await?;
+        let mut all: Vec<Listed> = list.into_iter().filter_map(inspect::listed).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }

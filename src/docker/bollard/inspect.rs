@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, HealthStatusEnum,
-    HostConfig, PortMap,
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
+    HealthStatusEnum, HostConfig, PortMap,
 };
 
-use crate::docker::{Container, ImageHealth, PortBinding, RunState};
+use crate::docker::{Container, ImageHealth, Listed, PortBinding, RunState};
 use crate::model::spec::Proto;
 
 /// Engine 20.10 reads a memory limit of 0 in an update as "leave it" and refuses -1, so a limit can
@@ -62,6 +62,21 @@ pub(super) fn container(raw: ContainerInspectResponse) -> Option<Container> {
         cpu_millis: cpu(&host),
         published: published(host.port_bindings.unwrap_or_default()),
         image_id: raw.image.unwrap_or_default(),
+    })
+}
+
+/// A container from a list; `None` when the engine gave neither id nor name. One with aliases from
+/// old-style links has further names, which hold a second slash.
+pub(super) fn listed(raw: ContainerSummary) -> Option<Listed> {
+    let names = raw.names.unwrap_or_default();
+    let own = names.iter().find_map(|name| {
+        let name = name.trim_start_matches('/');
+        (!name.contains('/')).then(|| name.to_owned())
+    });
+    Some(Listed {
+        id: raw.id?,
+        name: own?,
+        labels: labels(raw.labels),
     })
 }
 

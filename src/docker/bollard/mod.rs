@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, OnceCell, mpsc};
 
 use self::errors::{Doing, sort};
 use super::{
-    BuildRequest, Container, Engine, EngineEvent, EngineInfo, Error, Image, Lines, LogLine,
+    BuildRequest, Container, Engine, EngineEvent, EngineInfo, Error, Image, Lines, Listed, LogLine,
     Network, NewContainer, Result, Volume, probe,
 };
 use crate::model::spec::HealthCheck;
@@ -157,7 +157,7 @@ impl Engine for BollardEngine {
         })
     }
 
-    async fn containers(&self, cluster: &str) -> Result<Vec<Container>> {
+    async fn list(&self, cluster: &str) -> Result<Vec<Listed>> {
         self.list_containers(cluster).await
     }
 

@@ -239,8 +239,13 @@ fn event(raw: EventMessage) -> Option<EngineEvent> {
     let action = action.split(':').next().unwrap_or_default().to_owned();
     let actor = raw.actor.unwrap_or_default();
     let mut labels = inspect::labels(actor.attributes);
+    let of_network = raw.typ == Some(EventMessageTypeEnum::NETWORK);
+    let container = match of_network {
+        true => labels.remove("container"),
+        false => actor.id.clone(),
+    };
     let name = labels.remove("name").or(actor.id).unwrap_or_default();
-    if raw.typ == Some(EventMessageTypeEnum::NETWORK) {
+    if of_network {
         labels.clear();
     }
     let nanos = raw.time_nano.unwrap_or(0);
@@ -248,6 +253,7 @@ fn event(raw: EventMessage) -> Option<EngineEvent> {
         action,
         labels,
         name,
+        container,
         at_ms: u64::try_from(nanos / 1_000_000).unwrap_or(0),
     })
 }
@@ -282,6 +288,28 @@ mod tests {
         assert_eq!(event(message("exec_start: sh -c true")), None);
         let health = event(message("health_status: healthy")).unwrap();
         assert_eq!(health.action, "health_status");
+    }
+
+    #[test]
+    fn an_event_of_a_network_names_the_container_it_is_about() {
+        let attributes = [
+            ("name", "viking-x"),
+            ("container", "abc"),
+            ("type", "bridge"),
+        ];
+        let attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let connected = event(EventMessage {
+            typ: Some(EventMessageTypeEnum::NETWORK),
+            actor: Some(bollard::models::EventActor {
+                id: Some("n1".into()),
+                attributes: Some(attributes.into_iter().collect()),
+            }),
+            ..message("connect")
+        });
+        let connected = connected.unwrap();
+        assert_eq!(connected.container.as_deref(), Some("abc"));
+        assert_eq!(connected.name, "viking-x");
+        assert!(connected.labels.is_empty());
     }
 
     #[test]

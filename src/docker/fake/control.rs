@@ -12,6 +12,8 @@ use crate::docker::{Container, Error, NewContainer};
 const KILLED: i64 = 137;
 /// Image of what others run.
 const FOREIGN_IMAGE: &str = "foreign:1";
+/// Network of what others run.
+const FOREIGN_NETWORK: &str = "bridge";
 
 /// Scripts.
 impl FakeEngine {
@@ -100,6 +102,14 @@ impl FakeEngine {
         }
     }
 
+    /// The engine does not answer any more who looks at this container, as while it hangs in a
+    /// start.
+    pub fn hang(&self, name: &str) {
+        let mut state = self.state();
+        let id = state.known(name);
+        state.faults.hung.insert(id);
+    }
+
     /// While down, every call is `Unreachable`, streams have ended, containers run on.
     pub fn down(&self, down: bool) {
         let mut state = self.state();
@@ -180,9 +190,13 @@ impl FakeEngine {
     pub fn add_foreign(&self, name: &str) {
         let mut state = self.state();
         state.images.add(FOREIGN_IMAGE, false);
+        if !state.networks.contains_key(FOREIGN_NETWORK) {
+            state.make_network(FOREIGN_NETWORK, &BTreeMap::new());
+        }
         let new = NewContainer {
             name: name.to_owned(),
             image: FOREIGN_IMAGE.into(),
+            network: FOREIGN_NETWORK.into(),
             ..NewContainer::default()
         };
         let id = state.create(&new).expect("a foreign name must be free");

@@ -12,7 +12,7 @@ use super::images::split;
 use super::state::{State, Timer};
 use super::{Behaviour, FakeEngine};
 use crate::docker::{
-    BuildRequest, Container, Engine, EngineEvent, EngineInfo, Error, Image, Lines, LogLine,
+    BuildRequest, Container, Engine, EngineEvent, EngineInfo, Error, Image, Lines, Listed, LogLine,
     Network, NewContainer, Result, RunState, Volume, label,
 };
 use crate::model::spec::HealthCheck;
@@ -58,13 +58,26 @@ impl Engine for FakeEngine {
         self.act("info", |_| Ok(info)).await
     }
 
-    async fn containers(&self, cluster: &str) -> Result<Vec<Container>> {
-        let mut all = self.act("containers", |state| Ok(state.snapshot())).await?;
-        all.retain(|container| ours(&container.labels, cluster));
-        Ok(all)
+    async fn list(&self, cluster: &str) -> Result<Vec<Listed>> {
+        let all = self.act("list", |state| Ok(state.snapshot())).await?;
+        let own = all.into_iter().filter(|c| ours(&c.labels, cluster));
+        let listed = own.map(
+            |Container {
+                 id, name, labels, ..
+             }| Listed { id, name, labels },
+        );
+        Ok(listed.collect())
     }
 
     async fn container(&self, name: &str) -> Result<Option<Container>> {
+        let hangs = {
+            let state = self.state();
+            let id = state.find(name);
+            id.is_some_and(|id| state.faults.hung.contains(&id))
+        };
+        if hangs {
+            return std::future::pending().await;
+        }
         self.act("container", |state| Ok(state.inspect(name))).await
     }
 
@@ -277,7 +290,7 @@ impl Engine for FakeEngine {
                 return Err(Error::Conflict(format!("network {name} is in use")));
             }
             if state.networks.remove(name).is_some() {
-                state.emit("destroy", BTreeMap::new(), name.to_owned());
+                state.emit("destroy", BTreeMap::new(), name.to_owned(), None);
             }
             Ok(())
         })

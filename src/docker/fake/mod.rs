@@ -10,7 +10,7 @@ mod script;
 mod state;
 mod streams;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +63,7 @@ pub(super) struct Faults {
     latency: BTreeMap<String, Duration>,
     before: BTreeMap<String, (Error, u32)>,
     after: BTreeMap<String, (Error, u32)>,
+    hung: BTreeSet<String>,
     down: bool,
 }
 

@@ -65,7 +65,7 @@ impl State {
     pub(super) fn emit_for(&mut self, id: &str, action: &str) {
         if let Some(held) = self.containers.get(id) {
             let (labels, name) = (held.seen.labels.clone(), held.seen.name.clone());
-            self.emit(action, labels, name);
+            self.emit(action, labels, name, Some(id));
         }
     }
 
@@ -75,15 +75,22 @@ impl State {
             .get(id)
             .map(|held| held.seen.networks.clone());
         for name in networks.unwrap_or_default().into_keys() {
-            self.emit(action, BTreeMap::new(), name);
+            self.emit(action, BTreeMap::new(), name, Some(id));
         }
     }
 
-    pub(super) fn emit(&mut self, action: &str, labels: BTreeMap<String, String>, name: String) {
+    pub(super) fn emit(
+        &mut self,
+        action: &str,
+        labels: BTreeMap<String, String>,
+        name: String,
+        container: Option<&str>,
+    ) {
         let event = EngineEvent {
             action: action.to_owned(),
             labels,
             name,
+            container: container.map(str::to_owned),
             at_ms: self.now_ms,
         };
         // A full queue loses the event, as Docker's does; a closed one is forgotten.
@@ -109,7 +116,7 @@ impl State {
             gateway: Some(self.address(self.networks_made, 1)),
         };
         self.networks.insert(name.to_owned(), network.clone());
-        self.emit("create", BTreeMap::new(), name.to_owned());
+        self.emit("create", BTreeMap::new(), name.to_owned(), None);
         network
     }
 

@@ -161,7 +161,7 @@ async fn calls_of_the_engine_whose_answers_get_lost_do_no_harm() {
     cluster.go_live(TWO).await;
     let client = cluster.client("shop", "web");
     let lost = || Error::Unreachable("the answer is lost".into());
-    for (n, verb) in ["create", "start", "stop", "remove", "containers", ANY]
+    for (n, verb) in ["create", "start", "stop", "remove", "list", ANY]
         .iter()
         .enumerate()
     {

@@ -23,7 +23,7 @@ const VERBS: [&str; 8] = [
     "start",
     "stop",
     "remove",
-    "containers",
+    "list",
     "container",
     "probe",
     ANY,

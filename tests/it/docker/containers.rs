@@ -166,7 +166,7 @@ async fn other_peoples_containers_are_never_listed(env: Env) {
     env.run(&foreign).await;
     env.engine.create(&env.sleeper("b")).await.unwrap();
     env.run(&env.sleeper("a")).await;
-    let listed = env.engine.containers(&env.cluster).await.unwrap();
+    let listed = env.engine.list(&env.cluster).await.unwrap();
     let names: Vec<_> = listed.into_iter().map(|container| container.name).collect();
     assert_eq!(names, [env.name("a"), env.name("b")]);
     assert_eq!(env.see(&foreign.name).await.state, RunState::Running);

@@ -100,7 +100,7 @@ async fn a_cancelled_build_leaves_no_container(env: Env) {
     );
     env.script(|fake| fake.latency("build", Duration::from_secs(1000)));
     let name = env.image("cancelled");
-    let count = async || env.engine.containers(&env.cluster).await.unwrap().len();
+    let count = async || env.engine.list(&env.cluster).await.unwrap().len();
     let files = [("Dockerfile", dockerfile.as_str())];
     let build = env.build(&name, &files);
     let on_docker = env.fake.is_none();
