@@ -104,7 +104,16 @@ impl Ops {
                         return Done::error("remove", &error);
                     }
                 }
-                Err(Error::NotFound(_)) => return Done::Changed,
+                Err(Error::NotFound(_)) => match self.engine.container(id).await {
+                    // Its network went away, or was made anew: this one can never be started again.
+                    Ok(Some(_)) => {
+                        if let Err(error) = self.engine.remove(id).await {
+                            return Done::error("remove", &error);
+                        }
+                    }
+                    Ok(None) => return Done::Changed,
+                    Err(error) => return Done::error("look", &error),
+                },
                 Err(error) => return self.why_not_started(id, &error).await,
                 Ok(done) => return done,
             }

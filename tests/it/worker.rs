@@ -110,6 +110,23 @@ async fn a_container_that_hangs_holds_up_the_repair_of_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stopped_container_whose_network_went_away_is_made_anew() {
+    let mut rig = Rig::start().await;
+    let job = job("t1", "web", 0);
+    let name = rig.deploy(&job, &web()).await;
+    rig.until_state(&job, JobState::Healthy).await;
+    rig.stop().await;
+    rig.engine.stop_outside(&name);
+    rig.engine.prune_networks();
+    rig.restart();
+    rig.until_running(&name).await;
+    rig.until_state(&job, JobState::Healthy).await;
+    assert_eq!(rig.engine.calls()["create"], 2);
+    assert!(rig.engine.calls()["start"] <= 3, "no hot loop");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_others_do_to_their_networks_makes_nobody_look_at_everything() {
     let mut rig = Rig::start().await;
     let job = job("t1", "web", 0);

@@ -203,6 +203,19 @@ impl FakeEngine {
         state.start(&id).expect("a foreign container has no needs");
     }
 
+    /// `docker network prune`.
+    pub fn prune_networks(&self) {
+        let mut state = self.state();
+        let unused = |state: &super::State, name: &str| !state.network_in_use(name);
+        let names: Vec<String> = state.networks.keys().cloned().collect();
+        for name in names {
+            if unused(&state, &name) {
+                state.networks.remove(&name);
+                state.emit("destroy", BTreeMap::new(), name, None);
+            }
+        }
+    }
+
     /// A container prints a line.
     pub fn print(&self, name: &str, text: &str) {
         let mut state = self.state();
