@@ -8,8 +8,13 @@ use crate::model::release::LOG_TAIL_LINES;
 
 /// Wait after the second failure in a row; doubles from there. The first is tried again at once.
 const BACKOFF_FIRST_MS: u64 = 1_000;
-/// Longest wait.
+/// Longest wait after failures of its own.
 const BACKOFF_MAX_MS: u64 = 300_000;
+/// Longest wait after a fault from outside: once registry, disk or engine are back, so is the job.
+const BACKOFF_OUTSIDE_MAX_MS: u64 = 15_000;
+/// Characters kept of one line of a log, and of the whole tail: records travel through the store and
+/// through every status answer.
+const TAIL_LINE_CHARS_MAX: usize = 500;
 /// Healthy for this long, the failures before are forgotten.
 pub const FORGIVEN_AFTER_MS: u64 = 60_000;
 
@@ -78,15 +83,32 @@ impl Failure {
     }
 }
 
-/// How long to wait after this many failures in a row.
+/// How long to wait after this many failures in a row, the last of them of this kind.
 #[must_use]
-pub fn backoff_ms(failures: u32) -> u64 {
-    match failures {
+pub fn backoff_ms(tries: u32, fault: Fault) -> u64 {
+    let max = match fault {
+        Fault::Own => BACKOFF_MAX_MS,
+        Fault::Outside => BACKOFF_OUTSIDE_MAX_MS,
+    };
+    match tries {
         0 | 1 => 0,
         n => BACKOFF_FIRST_MS
             .saturating_mul(1 << (n - 2).min(20))
-            .min(BACKOFF_MAX_MS),
+            .min(max),
     }
+}
+
+/// The last lines, each cut.
+fn bounded(mut tail: Vec<String>) -> Vec<String> {
+    let extra = tail.len().saturating_sub(LOG_TAIL_LINES);
+    tail.drain(..extra);
+    for line in &mut tail {
+        if let Some((at, _)) = line.char_indices().nth(TAIL_LINE_CHARS_MAX) {
+            line.truncate(at);
+            line.push('…');
+        }
+    }
+    tail
 }
 
 /// The record after one more failure. Failures of another placement do not count.
@@ -97,23 +119,25 @@ pub fn count(
     failure: Failure,
     now_ms: u64,
 ) -> CounterRecord {
-    // Faults from outside must not add up with the process' own, which fail a release.
-    let before = before.filter(|r| r.instance == instance && r.fault == failure.fault);
-    let failures = before.map_or(0, |record| record.failures).saturating_add(1);
-    let mut log_tail = failure.tail;
-    let extra = log_tail.len().saturating_sub(LOG_TAIL_LINES);
-    log_tail.drain(..extra);
+    let before = before.filter(|r| r.instance == instance);
+    // Faults from outside must not add up with the process' own, which fail a release; but a job
+    // that fails for two reasons in turn waits no less.
+    let same = before.filter(|r| r.fault == failure.fault);
+    let failures = same.map_or(0, |record| record.failures).saturating_add(1);
+    let tries = before.map_or(0, |record| record.tries.max(record.failures));
+    let tries = tries.saturating_add(1);
     CounterRecord {
         v: 1,
         instance,
         failures,
+        tries,
         fault: failure.fault,
         last_exit: failure.exit,
         unhealthy: failure.unhealthy,
         reason: failure.reason,
         at_ms: now_ms,
-        next_try_ms: now_ms.saturating_add(backoff_ms(failures)),
-        log_tail,
+        next_try_ms: now_ms.saturating_add(backoff_ms(tries, failure.fault)),
+        log_tail: bounded(failure.tail),
     }
 }
 
@@ -123,10 +147,38 @@ mod tests {
 
     #[test]
     fn the_first_try_again_is_at_once_then_waits_double_up_to_five_minutes() {
-        let waits: Vec<u64> = (1..=5).map(backoff_ms).collect();
+        let waits: Vec<u64> = (1..=5).map(|n| backoff_ms(n, Fault::Own)).collect();
         assert_eq!(waits, [0, 1_000, 2_000, 4_000, 8_000]);
-        assert_eq!(backoff_ms(11), BACKOFF_MAX_MS);
-        assert_eq!(backoff_ms(u32::MAX), BACKOFF_MAX_MS);
+        assert_eq!(backoff_ms(11, Fault::Own), BACKOFF_MAX_MS);
+        assert_eq!(backoff_ms(u32::MAX, Fault::Own), BACKOFF_MAX_MS);
+    }
+
+    #[test]
+    fn after_an_outage_a_job_is_back_within_seconds() {
+        assert_eq!(backoff_ms(u32::MAX, Fault::Outside), 15_000);
+    }
+
+    #[test]
+    fn failing_for_two_reasons_in_turn_waits_as_long_as_for_one() {
+        let mut record = None;
+        for n in 0..6_u64 {
+            let failure = match n % 2 {
+                0 => Failure::exited(1, false, Vec::new()),
+                _ => Failure::outside("no port"),
+            };
+            record = Some(count(record.as_ref(), Instance(7), failure, 0));
+        }
+        let record = record.unwrap();
+        assert_eq!((record.failures, record.next_try_ms), (1, 15_000));
+    }
+
+    #[test]
+    fn a_log_that_is_one_endless_line_stays_small_on_record() {
+        let line = "\u{1b}".repeat(16_384);
+        let crash = Failure::exited(1, false, vec![line; LOG_TAIL_LINES]);
+        let record = count(None, Instance(7), crash, 0);
+        let bytes = serde_json::to_vec(&record).unwrap().len();
+        assert!(bytes < 128 * 1024, "{bytes}");
     }
 
     #[test]

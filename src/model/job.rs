@@ -194,6 +194,10 @@ pub struct CounterRecord {
     pub instance: Instance,
     /// Failures in a row, those before start too; 0 after sixty healthy seconds.
     pub failures: u32,
+    /// Failures in a row of whatever kind, which the wait grows with. `failures` starts anew when the
+    /// fault is another's.
+    #[serde(default)]
+    pub tries: u32,
     /// Whose fault the last one was.
     pub fault: Fault,
     /// Exit code of the last exit.

@@ -369,6 +369,7 @@ fn add_job(world: &mut World, instance: i64, text: JobText) -> Result<(), String
     world.run.insert(job.clone(), host.clone());
     if text.failures > 0 {
         let counter = CounterRecord {
+            tries: 0,
             v: 1,
             instance,
             failures: text.failures,

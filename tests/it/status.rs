@@ -356,6 +356,7 @@ fn a_crash_loop_is_degraded_and_says_when_the_next_try_is() {
     let mut scene = Scene::healthy();
     let job = scene.job("web", &tag(FIRST), 1, JobState::Backoff);
     let counter = CounterRecord {
+        tries: 0,
         v: 1,
         instance: Instance(11),
         failures: 4,
