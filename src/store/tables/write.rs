@@ -7,7 +7,7 @@ use super::{Error, Result, Tables};
 use crate::failpoint;
 use crate::model::job::JobKey;
 use crate::store::election::Leadership;
-use crate::store::{Committed, Compare, Op, Selector, TXN_OPS_MAX, Txn};
+use crate::store::{self, Committed, Compare, Op, Selector, TXN_OPS_MAX, Txn};
 
 /// Most operations, and most compares, of a batch: room for the fence below the store's limit.
 const BATCH_MAX: usize = TXN_OPS_MAX - 8;
@@ -137,21 +137,39 @@ impl Tables {
         })
     }
 
-    /// Writes units that are guarded one by one: those whose guard fails are left out and named.
+    /// Writes units that are guarded one by one: those whose guard fails are left out and named. One
+    /// that the store never takes, as for its size, is left out too: it must not hold up the others.
     pub(super) async fn each(&self, units: Vec<Unit>) -> Result<Vec<JobKey>> {
         let mut refused = BTreeSet::new();
         for batch in batches(units) {
-            if self.commit(transaction(&batch)).await? != Committed::Conflict {
+            if let Some(Committed::Done(_)) = self.taken(&batch).await? {
                 continue;
             }
             for unit in batch {
-                let txn = transaction(std::slice::from_ref(&unit));
-                if self.commit(txn).await? == Committed::Conflict {
-                    refused.extend(unit.job);
+                match self.taken(std::slice::from_ref(&unit)).await? {
+                    Some(Committed::Done(_)) | None => {}
+                    Some(Committed::Conflict) => refused.extend(unit.job),
                 }
             }
         }
         Ok(refused.into_iter().collect())
+    }
+
+    /// What became of one batch; `None` when the store says that it will never take it.
+    async fn taken(&self, batch: &[Unit]) -> Result<Option<Committed>> {
+        match self.commit(transaction(batch)).await {
+            Ok(committed) => Ok(Some(committed)),
+            Err(Error::Store(store::Error::Refused(reason))) => {
+                let jobs: Vec<String> = batch
+                    .iter()
+                    .flat_map(|u| &u.job)
+                    .map(JobKey::short)
+                    .collect();
+                tracing::warn!(jobs = jobs.join(","), "not written: {reason}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

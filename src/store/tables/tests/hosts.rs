@@ -53,6 +53,25 @@ async fn a_report_counts_only_for_its_instance() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_the_store_never_takes_holds_up_no_other() {
+    let t = tables().await;
+    let l = lead(&t).await;
+    assign(&t, &l, vec![start(job(0), "a"), start(job(1), "a")], vec![]).await;
+    let world = t.world(0).await.unwrap();
+    let placed = |slot| world.placement(&job(slot)).unwrap().instance.0;
+    let lease = t.store.grant(Duration::from_secs(3)).await.unwrap();
+    let mut huge = state(placed(0), JobState::Exited);
+    huge.reason = "x".repeat(crate::store::VALUE_BYTES_MAX);
+    let reports = [
+        Report::State(job(0), Some(huge)),
+        Report::State(job(1), Some(state(placed(1), JobState::Healthy))),
+    ];
+    t.report(&host("a"), lease, &reports).await.unwrap();
+    let states = t.routes(&host("a")).await.unwrap().states;
+    assert_eq!(states.keys().collect::<Vec<_>>(), [&job(1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_host_saw_goes_with_its_lease_and_is_deleted_without_a_placement() {
     let t = tables().await;
     let l = lead(&t).await;
