@@ -205,8 +205,8 @@ impl Bank<'_> {
 
     fn labels(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
-            (label::CLUSTER.to_owned(), self.job.cluster.to_owned()),
-            (label::STACK.to_owned(), self.job.stack.to_string()),
+            (label::IMAGE_CLUSTER.to_owned(), self.job.cluster.to_owned()),
+            (label::IMAGE_STACK.to_owned(), self.job.stack.to_string()),
         ])
     }
 

@@ -96,7 +96,10 @@ mod tests {
     use super::*;
 
     fn labels() -> BTreeMap<String, String> {
-        let pairs = [("viking.cluster", "c-1"), ("viking.stack", "shop")];
+        let pairs = [
+            ("viking.image.cluster", "c-1"),
+            ("viking.image.stack", "shop"),
+        ];
         pairs
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into()
@@ -108,7 +111,7 @@ mod tests {
         labelled.text
     }
 
-    const LINE: &str = "LABEL viking.cluster=c-1 viking.stack=shop\n";
+    const LINE: &str = "LABEL viking.image.cluster=c-1 viking.image.stack=shop\n";
 
     #[test]
     fn each_base_is_followed_by_one_line_and_the_rest_stays_byte_for_byte() {

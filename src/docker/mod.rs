@@ -39,6 +39,11 @@ pub mod label {
     pub const PATH: &str = "viking.path";
     /// Name of a named volume.
     pub const VOLUME: &str = "viking.volume";
+    /// Of an image: the cluster that built it. Another word than a container's own label, because the
+    /// containers of build steps, and of anybody who runs the image, inherit it.
+    pub const IMAGE_CLUSTER: &str = "viking.image.cluster";
+    /// Of an image: its stack.
+    pub const IMAGE_STACK: &str = "viking.image.stack";
 }
 
 /// Why the engine did not do it, sorted by what the caller does next.

@@ -197,7 +197,7 @@ impl Docker {
             let names = self.labelled(kind, label);
             self.remove(&[kind, verb], names.iter().map(String::as_str));
         }
-        let images = self.labelled("image", label);
+        let images = self.labelled("image", &label.replacen("viking.", "viking.image.", 1));
         self.remove(
             &["image", "rm", "--force"],
             images.iter().map(String::as_str),
