@@ -146,7 +146,9 @@ impl Desk {
 
     fn bring_up(&mut self, desired: &Desired, existing: Option<String>) {
         let assigned = self.assigned.as_ref();
+        let cancel = CancellationToken::new();
         let order = Order {
+            cancel: cancel.clone(),
             needs: assigned
                 .map(|assigned| link::needs(assigned, &desired.job, &desired.spec))
                 .unwrap_or_default(),
@@ -161,7 +163,7 @@ impl Desk {
             doing: Doing::Starting,
             failure: None,
             id: order.existing.clone(),
-            cancel: CancellationToken::new(),
+            cancel,
         };
         let teller = self.teller.clone();
         let (name, job) = (desired.name(), desired.job.clone());
@@ -203,16 +205,12 @@ impl Desk {
         F: FnOnce(Arc<Ops>) -> Fut + Send + 'static,
         Fut: Future<Output = Done> + Send + 'static,
     {
-        let (cancel, job) = (busy.cancel.clone(), busy.job.clone());
+        let job = busy.job.clone();
         let (ops, teller) = (Arc::clone(&self.ops), self.teller.clone());
         self.busy.insert(name.clone(), busy);
         while self.tasks.try_join_next().is_some() {}
         self.tasks.spawn(async move {
-            let done = tokio::select! {
-                () = cancel.cancelled() => Done::Changed,
-                done = work(ops) => done,
-            };
-            let what = What::Done(done);
+            let what = What::Done(work(ops).await);
             teller.tell(News { name, job, what });
         });
     }

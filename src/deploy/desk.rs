@@ -98,7 +98,7 @@ pub struct Busy {
     pub failure: Option<Failure>,
     /// Engine id of the container it began with.
     pub id: Option<String>,
-    /// Calls it off.
+    /// Calls it off, if it is a start.
     pub cancel: CancellationToken,
 }
 
@@ -140,6 +140,9 @@ pub struct Desk {
     pub removed: BTreeSet<String>,
     /// Jobs that wait a moment because the engine did not answer, and until when.
     pub pauses: BTreeMap<JobKey, u64>,
+    /// Containers that could not be stopped or removed, by name: how often in a row, and until when
+    /// they are left alone.
+    pub stuck: BTreeMap<String, (u32, u64)>,
     /// How jobs that were once wanted are stopped.
     pub stops: BTreeMap<JobKey, StopPolicy>,
     /// What is on record.
@@ -227,6 +230,7 @@ impl Desk {
                     self.listed_ms = now_ms;
                     self.after_full_list();
                     self.sweep_networks();
+                    self.rebind_links();
                 }
                 true
             }
@@ -249,6 +253,9 @@ impl Desk {
             .map(|o| o.container.id.clone())
             .collect();
         self.runs.tidy(&ids);
+        let view = &self.view;
+        let there = |name: &String| view.containers().any(|o| o.container.name == *name);
+        self.stuck.retain(|name, _| there(name));
         self.sick.retain(|id| ids.contains(id));
         self.beyond_repair.retain(|id| ids.contains(id));
         let bound = self.bound();
@@ -289,8 +296,10 @@ impl Desk {
             *next = (*next).max(*until);
         }
         let busy = self.busy.iter();
+        let stuck = self.stuck.iter();
         Memory {
             next_try_ms,
+            next_stop_ms: stuck.map(|(name, (_, at))| (name.clone(), *at)).collect(),
             sick: self.sick.clone(),
             beyond_repair: self.beyond_repair.clone(),
             busy: busy
@@ -374,7 +383,9 @@ impl Desk {
         let tries = self.counters.values().map(|counter| counter.next_try_ms);
         let forgiven = self.counters.keys().filter(|j| wanted.jobs.contains_key(j));
         let forgiven = forgiven.filter_map(|job| self.runs.forgiven_at(job));
-        let times = tries.chain(forgiven).chain(self.pauses.values().copied());
+        let stuck = self.stuck.values().map(|(_, until)| *until);
+        let times = tries.chain(forgiven).chain(stuck);
+        let times = times.chain(self.pauses.values().copied());
         match times.filter(|at| *at > now_ms).min() {
             Some(at) => Next::After(Duration::from_millis(at - now_ms)),
             None => Next::OnChange,

@@ -18,7 +18,7 @@ use super::state::{self, Doing};
 use super::wanted::{Desired, Wanted};
 use crate::docker::{RunState, label};
 use crate::model::endpoint::ListenRequest;
-use crate::model::job::JobKey;
+use crate::model::job::{Fault, JobKey, JobState};
 use crate::model::names::StackName;
 use crate::model::progress::{Progress, Stage};
 use crate::model::release::{EventRecord, RunId};
@@ -60,6 +60,9 @@ impl Desk {
     }
 
     fn hear_done(&mut self, name: &str, busy: Busy, done: Done, now_ms: u64) {
+        if busy.doing == Doing::Stopping {
+            self.hear_stop(name, &done, now_ms);
+        }
         match done {
             Done::Running(container) => {
                 self.removed.remove(name);
@@ -100,6 +103,28 @@ impl Desk {
                 self.pauses.insert(busy.job, until);
             }
         }
+    }
+
+    /// A container that the engine cannot end is left alone for longer each time.
+    fn hear_stop(&mut self, name: &str, done: &Done, now_ms: u64) {
+        let Done::Failed(failure) = done else {
+            self.stuck.remove(name);
+            return;
+        };
+        let tries = self
+            .stuck
+            .get(name)
+            .map_or(1, |(tries, _)| tries.saturating_add(1));
+        // Not at once either: there is nothing to hurry for.
+        let wait_ms = failure::backoff_ms(tries.saturating_add(1), Fault::Outside);
+        tracing::warn!(
+            container = name,
+            wait_ms,
+            "cannot be ended: {}",
+            failure.reason
+        );
+        self.stuck
+            .insert(name.to_owned(), (tries, now_ms.saturating_add(wait_ms)));
     }
 
     /// One more failure of a placement.
@@ -180,18 +205,33 @@ impl Desk {
                 }
                 continue;
             }
+            // What was healthy before viking itself was restarted is taken at its word until it
+            // has failed as often as any other must.
+            let healthy = self.fresh && self.was_healthy(desired);
+            let verdict = match healthy {
+                true => Verdict::Healthy,
+                false => Verdict::Starting,
+            };
             let run = Run {
                 id: observed.container.id.clone(),
                 started_ms: observed.container.started_ms,
-                verdict: Verdict::Starting,
+                verdict,
                 reason: String::new(),
-                healthy_since: None,
+                healthy_since: healthy.then_some(now_ms),
                 looked: !self.fresh,
-                monitor: Some(self.monitor(desired, observed, Verdict::Starting, now_ms)),
+                monitor: Some(self.monitor(desired, observed, verdict, now_ms)),
             };
             self.runs.begin(job.clone(), run);
         }
         self.fresh = false;
+    }
+
+    fn was_healthy(&self, desired: &Desired) -> bool {
+        let states = self.assigned.as_ref().map(|assigned| &assigned.states);
+        let before = states.and_then(|states| states.get(&desired.job));
+        before.is_some_and(|state| {
+            state.instance == desired.instance && state.state == JobState::Healthy
+        })
     }
 
     fn monitor(
@@ -202,7 +242,12 @@ impl Desk {
         now_ms: u64,
     ) -> monitor::Monitor {
         let container = observed.container.clone();
-        let mut life = Life::new(container.started_ms.min(now_ms));
+        // The engine's clock is asked only about what began before this process did.
+        let began_ms = match self.fresh {
+            true => container.started_ms.min(now_ms),
+            false => now_ms,
+        };
+        let mut life = Life::new(began_ms);
         life.verdict = verdict;
         let patient = Patient {
             engine: Arc::clone(&self.ops.engine),
@@ -316,6 +361,16 @@ impl Desk {
     /// At start: the listeners that running containers were told of are bound again.
     pub(super) async fn first_pass(&self, seen: &[Observed]) {
         rebind(&self.ops, seen).await;
+    }
+
+    /// Binds again what could not be bound before; what is bound already costs nothing.
+    pub(super) fn rebind_links(&mut self) {
+        let linked = |o: &&Observed| o.container.labels.contains_key(label::LINKS);
+        let seen: Vec<Observed> = self.view.containers().filter(linked).cloned().collect();
+        if !seen.is_empty() && !self.fresh {
+            let ops = Arc::clone(&self.ops);
+            self.tasks.spawn(async move { rebind(&ops, &seen).await });
+        }
     }
 
     /// Removes networks of stacks that have nothing here any more, in a task of its own.

@@ -2,10 +2,10 @@
 //! its start. The longest of the operations of `ops`, and called only there.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use super::container::{Fittings, new_container};
@@ -14,7 +14,7 @@ use super::link::Listener;
 use super::network;
 use super::observed::Observed;
 use super::ops::{Done, Ops, Order, bare};
-use super::ports::{self, PortBook};
+use super::ports;
 use super::volume::{self, WantedVolume};
 use super::wanted::Desired;
 use crate::docker::{Error, NewContainer, PortBinding, label};
@@ -27,28 +27,22 @@ const OTHER_PORTS_MAX: usize = 3;
 const PULL_MAX: Duration = Duration::from_secs(1_800);
 impl Ops {
     /// Makes and starts a container that is not there. `Err` is an end like any other, only early.
+    /// Called off, it stops where nothing is half done: a call of the engine is never dropped, since
+    /// the engine would go on with it unseen.
     pub(super) async fn make(&self, order: &Order, pulling: impl Fn()) -> Result<Done, Done> {
-        let image = self.image(&order.desired.spec.image, pulling).await?;
-        let _gate = self.network_gate.read().await;
         let desired = &order.desired;
-        let seat = desired.job.seat();
-        let volumes = volume::volumes(&self.cluster, &seat, &desired.spec.settings.volume);
-        let gateway = self.ensure(desired, &volumes).await?;
-        let listeners = self.listeners(&order.needs, gateway).await?;
+        let image = tokio::select! {
+            () = order.cancel.cancelled() => return Ok(Done::Changed),
+            image = self.image(&desired.spec.image, pulling) => image?,
+        };
         let mut bound = order.bound.clone();
         for _ in 0..=OTHER_PORTS_MAX {
-            let ports = self.bindings(desired, &bound).await?;
-            let fittings = Fittings {
-                cluster: &self.cluster,
-                host: &self.host,
-                image: image.clone(),
-                gateway,
-                volumes: &volumes,
-                ports: ports.clone(),
-                listeners: &listeners,
-            };
-            let id = self.create(desired, fittings).await?;
-            match self.start(&id).await {
+            if order.cancel.is_cancelled() {
+                return Ok(Done::Changed);
+            }
+            let ports = self.pick(desired, &bound)?;
+            let id = self.fit_out(order, &image, &ports).await?;
+            match self.start(&id, &order.cancel).await {
                 Ok(done) => return Ok(done),
                 Err(Error::PortTaken(_)) if bare(desired) => {
                     self.give_back(desired, &id, &ports, &mut bound).await?;
@@ -58,6 +52,34 @@ impl Ops {
         }
         let reason = format!("no free port after {OTHER_PORTS_MAX} others");
         Err(Done::Failed(Failure::outside(reason)))
+    }
+
+    /// Makes the container, with all that it needs; its network cannot be swept away meanwhile, and
+    /// afterwards the container itself keeps it.
+    async fn fit_out(
+        &self,
+        order: &Order,
+        image: &str,
+        ports: &[PortBinding],
+    ) -> Result<String, Done> {
+        let _gate = self.network_gate.read().await;
+        let desired = &order.desired;
+        let seat = desired.job.seat();
+        let volumes = volume::volumes(&self.cluster, &seat, &desired.spec.settings.volume);
+        let gateway = self.ensure(desired, &volumes).await?;
+        let listeners = self.listeners(&order.needs, gateway).await?;
+        let fittings = Fittings {
+            cluster: &self.cluster,
+            host: &self.host,
+            image: image.to_owned(),
+            gateway: gateway.map(|gateway| gateway.addr()),
+            volumes: &volumes,
+            ports: ports.to_vec(),
+            listeners: &listeners,
+        };
+        // A port that is not in the book yet is held by the container.
+        let (made, ()) = tokio::join!(self.create(desired, fittings), self.keep_book(desired));
+        made
     }
 
     /// The image's name on this host, once it is there.
@@ -98,7 +120,7 @@ impl Ops {
         &self,
         desired: &Desired,
         volumes: &[WantedVolume],
-    ) -> Result<Option<IpAddr>, Done> {
+    ) -> Result<Option<IpNet>, Done> {
         let labels = network::labels(&self.cluster, &desired.job.stack);
         let network = self.engine.ensure_network(&desired.network, &labels).await;
         let network = network.map_err(|e| Done::error("make the network", &e))?;
@@ -115,7 +137,7 @@ impl Ops {
     async fn listeners(
         &self,
         needs: &[LinkKey],
-        gateway: Option<IpAddr>,
+        gateway: Option<IpNet>,
     ) -> Result<Vec<Listener>, Done> {
         let mut listeners = Vec::new();
         for key in needs {
@@ -136,32 +158,28 @@ impl Ops {
         Ok(listeners)
     }
 
-    /// Host ports for what it exposes: fixed ones as written, others from the book.
-    async fn bindings(
-        &self,
-        desired: &Desired,
-        bound: &BTreeSet<u16>,
-    ) -> Result<Vec<PortBinding>, Done> {
-        let (bindings, page) = {
-            let mut book = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-            let bindings = self.pick(&mut book, desired, bound)?;
-            (bindings, book.page())
+    /// Writes the port book to disk, if this job took something from it.
+    async fn keep_book(&self, desired: &Desired) {
+        if !bare(desired) {
+            return;
+        }
+        // One writer at a time, and each writes what the book says then.
+        let _writing = self.book_file.lock().await;
+        let page = {
+            let book = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+            book.page()
         };
-        if let Some((path, bytes)) = page.filter(|_| bare(desired))
+        if let Some((path, bytes)) = page
             && let Err(error) = ports::write(&path, &bytes).await
         {
             // The port is good all the same; only a restart would forget it.
             tracing::warn!(path = %path.display(), "cannot keep the port book: {error}");
         }
-        Ok(bindings)
     }
 
-    fn pick(
-        &self,
-        book: &mut PortBook,
-        desired: &Desired,
-        bound: &BTreeSet<u16>,
-    ) -> Result<Vec<PortBinding>, Done> {
+    /// Host ports for what it exposes: fixed ones as written, others from the book.
+    fn pick(&self, desired: &Desired, bound: &BTreeSet<u16>) -> Result<Vec<PortBinding>, Done> {
+        let mut book = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let now_ms = self.clock.now_ms();
         let mut bindings = Vec::new();
         let mut bound = bound.clone();

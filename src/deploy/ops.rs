@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::sync::{RwLock, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::failure::Failure;
@@ -70,6 +71,8 @@ pub struct Ops {
     pub listen: Listen,
     /// Ports handed out.
     pub ports: Mutex<PortBook>,
+    /// Held by who writes them to disk.
+    pub book_file: tokio::sync::Mutex<()>,
     /// How many starts at once.
     pub starts: Semaphore,
     /// Held for reading by who makes containers, for writing by who removes networks.
@@ -89,6 +92,8 @@ pub struct Order {
     pub bound: BTreeSet<u16>,
     /// Engine id of the container it has already.
     pub existing: Option<String>,
+    /// Calls it off, before the engine was told to start it.
+    pub cancel: CancellationToken,
 }
 
 impl Ops {
@@ -96,7 +101,7 @@ impl Ops {
     /// has to be fetched first.
     pub async fn bring_up(&self, order: &Order, pulling: impl Fn()) -> Done {
         if let Some(id) = &order.existing {
-            match self.start(id).await {
+            match self.start(id, &order.cancel).await {
                 // Its port went to somebody else while it stood still: another port, another
                 // container.
                 Err(Error::PortTaken(_)) if bare(&order.desired) => {
@@ -148,9 +153,12 @@ impl Ops {
         }
     }
 
-    pub(super) async fn start(&self, id: &str) -> Result<Done, Error> {
+    pub(super) async fn start(&self, id: &str, cancel: &CancellationToken) -> Result<Done, Error> {
         // Never closed, so it can only be acquired.
         let _permit = self.starts.acquire().await;
+        if cancel.is_cancelled() {
+            return Ok(Done::Changed);
+        }
         failpoint::hit("start");
         self.engine.start(id).await?;
         failpoint::hit("started");

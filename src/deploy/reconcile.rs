@@ -20,6 +20,17 @@ pub struct Memory {
     pub beyond_repair: BTreeSet<String>,
     /// Container names on which something is being done right now, and what they hold meanwhile.
     pub busy: BTreeMap<String, Holding>,
+    /// Container names that could not be stopped or removed: not tried again before this many Unix
+    /// milliseconds.
+    pub next_stop_ms: BTreeMap<String, u64>,
+}
+
+impl Memory {
+    /// When a container that could not be stopped is tried again, if that is still to come.
+    fn stop_waits(&self, name: &str, now_ms: u64) -> Option<u64> {
+        let next = self.next_stop_ms.get(name).copied();
+        next.filter(|next| *next > now_ms)
+    }
 }
 
 /// What a container holds while its process exists.
@@ -92,6 +103,7 @@ pub fn reconcile(wanted: &Wanted, seen: &[Observed], memory: &Memory, now_ms: u6
             && !wanted.frozen_stacks.contains(&o.job.stack)
             && !wanted.frozen_jobs.contains(&o.job)
             && !memory.busy.contains_key(&o.container.name)
+            && memory.stop_waits(&o.container.name, now_ms).is_none()
     };
     let mut decision = Decision {
         remove: seen.iter().filter(extra).cloned().collect(),
@@ -100,7 +112,12 @@ pub fn reconcile(wanted: &Wanted, seen: &[Observed], memory: &Memory, now_ms: u6
     let mut tenants = tenants(wanted, seen, &own, memory);
     for (job, desired) in &wanted.jobs {
         let mine = own.get(job).copied();
-        let (step, found) = decide(desired, mine, &tenants, memory, now_ms);
+        let (mut step, found) = decide(desired, mine, &tenants, memory, now_ms);
+        let stops = matches!(step, Step::StopKeep | Step::Restart | Step::Recreate);
+        let waits = mine.and_then(|mine| memory.stop_waits(&mine.container.name, now_ms));
+        if let Some(next) = waits.filter(|_| stops) {
+            step = Step::Wait(next);
+        }
         if matches!(step, Step::Create | Step::Start) {
             tenants.push(Tenant::starting(desired));
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use crate::model::spec::{HealthCheck, Proto};
@@ -257,8 +258,8 @@ pub struct Network {
     pub name: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// The host's address on it.
-    pub gateway: Option<IpAddr>,
+    /// The host's address on it, with the network's prefix length.
+    pub gateway: Option<IpNet>,
 }
 
 /// A volume.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::job::JobId;
@@ -63,8 +64,9 @@ impl LinkKey {
 pub struct ListenRequest {
     /// Whose, to what.
     pub key: LinkKey,
-    /// The host's address on the consumer's network.
-    pub gateway: IpAddr,
+    /// The host's address on the consumer's network, with that network's prefix: nobody outside of
+    /// it is answered.
+    pub gateway: IpNet,
     /// The port containers already know, after a restart; a free one when absent.
     pub port: Option<u16>,
 }

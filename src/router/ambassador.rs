@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -57,7 +58,9 @@ struct Open {
 #[derive(Default)]
 struct Shared {
     table: ArcSwap<Table>,
-    open: Mutex<BTreeMap<LinkKey, Open>>,
+    /// Listeners of a link. Several only after a restart at which not all could be bound at once:
+    /// containers made before and after know different ports.
+    open: Mutex<BTreeMap<LinkKey, Vec<Open>>>,
 }
 
 /// Serves until shutdown.
@@ -83,13 +86,9 @@ pub async fn run(ambassador: Ambassador, shutdown: CancellationToken) -> anyhow:
     let listener = TcpListener::bind(loopback).await.with_context(|| {
         format!("listening on {loopback} for the registry; choose another with --registry-port")
     })?;
-    open(
-        &shared,
-        table::registry_key(REGISTRY_PORT),
-        listener,
-        &shutdown,
-        &tasks,
-    )?;
+    let key = table::registry_key(REGISTRY_PORT);
+    let this_machine = IpNet::from(loopback.ip());
+    open(&shared, key, listener, this_machine, &shutdown, &tasks)?;
 
     let follow = {
         let (shared, bell, shutdown) = (Arc::clone(&shared), bell.clone(), shutdown.clone());
@@ -148,7 +147,7 @@ fn keep_needed(shared: &Shared, seen: &Seen, frozen: &BTreeSet<StackName>) -> Ve
     open.retain(|key, open| {
         let keep = frozen.contains(&key.stack) || table::needed(seen, key);
         if !keep {
-            open.close.cancel();
+            open.iter().for_each(|open| open.close.cancel());
         }
         keep
     });
@@ -167,29 +166,33 @@ async fn listen(
     }
     let listener = match request.port {
         // Containers know this port: no other will do.
-        Some(port) => TcpListener::bind((request.gateway, port))
+        Some(port) => TcpListener::bind((request.gateway.addr(), port))
             .await
-            .with_context(|| format!("listening on {}:{port} for a link", request.gateway))?,
+            .with_context(|| {
+                format!("listening on {}:{port} for a link", request.gateway.addr())
+            })?,
         None => bind_free(&request).await?,
     };
     let port = listener.local_addr()?.port();
-    open(shared, request.key, listener, shutdown, tasks)?;
+    let ListenRequest { key, gateway, .. } = request;
+    open(shared, key, listener, gateway, shutdown, tasks)?;
     Ok(port)
 }
 
-/// The port of a listener that is open already. One on another gateway, or that is not the one
-/// containers were told, is closed.
+/// The port of a listener that is open already. Those on another gateway, which the network had
+/// before it was made anew, are closed.
 fn known(shared: &Shared, request: &ListenRequest) -> Option<u16> {
     let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
-    let address = open.get(&request.key)?.address;
-    let port = address.port();
-    if address.ip() == request.gateway && request.port.is_none_or(|wanted| wanted == port) {
-        return Some(port);
-    }
-    if let Some(other) = open.remove(&request.key) {
-        other.close.cancel();
-    }
-    None
+    let of_link = open.get_mut(&request.key)?;
+    of_link.retain(|open| {
+        let here = open.address.ip() == request.gateway.addr();
+        if !here {
+            open.close.cancel();
+        }
+        here
+    });
+    let mut ports = of_link.iter().map(|open| open.address.port());
+    ports.find(|port| request.port.is_none_or(|wanted| wanted == *port))
 }
 
 /// The first free port of the range, starting where the key's hash says, so that a listener tends
@@ -200,17 +203,18 @@ async fn bind_free(request: &ListenRequest) -> anyhow::Result<TcpListener> {
     let start = u16::from_be_bytes([digest[0], digest[1]]) % PORT_COUNT;
     for n in 0..PORT_COUNT {
         let port = PORT_FIRST + (start + n) % PORT_COUNT;
-        if let Ok(listener) = TcpListener::bind((request.gateway, port)).await {
+        if let Ok(listener) = TcpListener::bind((request.gateway.addr(), port)).await {
             return Ok(listener);
         }
     }
-    anyhow::bail!("no free port for a link on {}", request.gateway)
+    anyhow::bail!("no free port for a link on {}", request.gateway.addr())
 }
 
 fn open(
     shared: &Arc<Shared>,
     key: LinkKey,
     listener: TcpListener,
+    from: IpNet,
     shutdown: &CancellationToken,
     tasks: &TaskTracker,
 ) -> anyhow::Result<()> {
@@ -219,11 +223,8 @@ fn open(
     let lookup: Lookup =
         Arc::new(move || table.table.load().get(&wanted).cloned().unwrap_or_default());
     let close = shutdown.child_token();
-    tasks.spawn(forward::run(listener, lookup, close.clone()));
-    shared
-        .open
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(key, Open { address, close });
+    tasks.spawn(forward::run(listener, from, lookup, close.clone()));
+    let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+    open.entry(key).or_default().push(Open { address, close });
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -27,8 +28,10 @@ const CONNECTIONS_MAX: usize = 4096;
 /// Looks the present addresses up.
 pub type Lookup = Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>;
 
-/// Forwards until shutdown. Connections that are open then end with the process or their peers.
-pub async fn run(listener: TcpListener, lookup: Lookup, shutdown: CancellationToken) {
+/// Forwards whoever calls from `from` until shutdown: Docker keeps bridges apart, but lets every
+/// container reach every address of its host. Connections that are open then end with the process or
+/// their peers.
+pub async fn run(listener: TcpListener, from: IpNet, lookup: Lookup, shutdown: CancellationToken) {
     let turn = Arc::new(AtomicUsize::new(0));
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -39,11 +42,15 @@ pub async fn run(listener: TcpListener, lookup: Lookup, shutdown: CancellationTo
             () = shutdown.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((client, _)) = accepted else {
+        let Ok((client, caller)) = accepted else {
             // Out of descriptors or the like: let others finish first.
             tokio::time::sleep(LOOK).await;
             continue;
         };
+        if !from.contains(&caller.ip()) {
+            tracing::debug!(%caller, "not of the network this link belongs to");
+            continue;
+        }
         let (lookup, turn) = (Arc::clone(&lookup), Arc::clone(&turn));
         let stop = shutdown.clone();
         tokio::spawn(async move {
@@ -118,7 +125,7 @@ mod tests {
         let seen = Arc::clone(&addresses);
         let lookup: Lookup = Arc::new(move || seen.lock().unwrap().clone());
         let shutdown = CancellationToken::new();
-        tokio::spawn(run(listener, lookup, shutdown.clone()));
+        tokio::spawn(run(listener, anybody(), lookup, shutdown.clone()));
 
         assert_eq!(ask(front).await, "one");
         addresses.lock().unwrap().clear();
@@ -127,6 +134,25 @@ mod tests {
         addresses.lock().unwrap().push(two);
         assert_eq!(waiting.await.unwrap(), "two");
         shutdown.cancel();
+    }
+
+    fn anybody() -> IpNet {
+        "127.0.0.0/8".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_caller_from_another_network_gets_nothing() {
+        let copy = echo("secret").await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let front = listener.local_addr().unwrap();
+        let lookup: Lookup = Arc::new(move || vec![copy]);
+        let elsewhere = "172.27.0.1/16".parse().unwrap();
+        tokio::spawn(run(listener, elsewhere, lookup, CancellationToken::new()));
+        let mut stream = TcpStream::connect(front).await.unwrap();
+        let mut text = String::new();
+        // Closed, with a reset or without.
+        stream.read_to_string(&mut text).await.ok();
+        assert_eq!(text, "");
     }
 
     #[tokio::test]
@@ -140,7 +166,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let front = listener.local_addr().unwrap();
         let lookup: Lookup = Arc::new(move || vec![dead, alive]);
-        tokio::spawn(run(listener, lookup, CancellationToken::new()));
+        tokio::spawn(run(listener, anybody(), lookup, CancellationToken::new()));
         for _ in 0..4 {
             assert_eq!(ask(front).await, "alive");
         }

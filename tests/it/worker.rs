@@ -127,6 +127,42 @@ async fn a_stopped_container_whose_network_went_away_is_made_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_cannot_be_ended_is_left_alone_for_longer_each_time() {
+    let mut rig = Rig::start().await;
+    let job = job("t1", "web", 0);
+    let name = rig.deploy(&job, &web()).await;
+    rig.until_state(&job, JobState::Healthy).await;
+    let refused = viking::docker::Error::Other("device or resource busy".to_owned());
+    rig.engine.fail_next("remove", refused, 6);
+    rig.undeploy(&job).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let tries = rig.engine.calls()["remove"];
+    assert!((2..=5).contains(&tries), "{tries}");
+    rig.until("it is gone", |rig| rig.find(&name).is_none())
+        .await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_of_viking_one_failed_probe_withdraws_nothing() {
+    let mut rig = Rig::start().await;
+    let job = job("t1", "web", 0);
+    rig.engine.behave("web", Behaviour::Runs);
+    let mut spec = web();
+    spec.settings.run = Some(vec!["web".to_owned()]);
+    rig.deploy(&job, &spec).await;
+    rig.until_state(&job, JobState::Healthy).await;
+    rig.stop().await;
+    rig.engine.behave("web", Behaviour::NeverHealthy);
+    rig.restart();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let state = rig.state(&job).await.expect("on record");
+    assert_eq!(state.state, JobState::Healthy);
+    rig.until_failures(&job, 1).await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_others_do_to_their_networks_makes_nobody_look_at_everything() {
     let mut rig = Rig::start().await;
     let job = job("t1", "web", 0);
@@ -436,7 +472,7 @@ async fn a_link_names_the_ambassador_and_its_listener_comes_back_after_a_restart
     assert_eq!(asked.len(), 1);
     assert_eq!((asked[0].key.port, asked[0].port), (6379, None));
     assert_eq!(asked[0].key.tag, tag("t1"));
-    let url = format!("tcp://{}:{}", asked[0].gateway, rig::LISTENER);
+    let url = format!("tcp://{}:{}", asked[0].gateway.addr(), rig::LISTENER);
     let env = rig.engine.made(&name).env;
     for wanted in [format!("DB_PORT={url}"), format!("DB_PORT_6379_TCP={url}")] {
         assert!(env.contains(&wanted), "{wanted} in {env:?}");
@@ -446,6 +482,9 @@ async fn a_link_names_the_ambassador_and_its_listener_comes_back_after_a_restart
     rig.until("it is bound again", |rig| rig.asked().len() == 2)
         .await;
     assert_eq!(rig.asked()[1].port, Some(rig::LISTENER));
+    // What could not be bound then is asked for again: one failed look is not the last word.
+    rig.until("it is asked for again", |rig| rig.asked().len() == 3)
+        .await;
     rig.stop().await;
 }
 

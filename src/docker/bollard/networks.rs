@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bollard::models::{IpamConfig, Network as Raw, NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters::{ListNetworksOptions, ListVolumesOptions};
+use ipnet::IpNet;
 
 use super::containers::label_filter;
 use super::errors::Doing;
@@ -126,9 +127,35 @@ fn inspected(raw: bollard::models::NetworkInspect) -> Option<Network> {
     })
 }
 
-/// The first gateway; some engines write it with a prefix length.
-fn gateway(config: Option<Vec<IpamConfig>>) -> Option<std::net::IpAddr> {
-    let gateways = config?.into_iter().filter_map(|config| config.gateway);
-    let mut parsed = gateways.filter_map(|ip| ip.split('/').next()?.parse().ok());
-    parsed.next()
+/// The first gateway, in its subnet; some engines write the address with a prefix length too.
+fn gateway(config: Option<Vec<IpamConfig>>) -> Option<IpNet> {
+    let parse = |config: IpamConfig| {
+        let subnet: IpNet = config.subnet?.parse().ok()?;
+        let gateway = config.gateway?;
+        let address = gateway.split('/').next()?.parse().ok()?;
+        IpNet::new(address, subnet.prefix_len()).ok()
+    };
+    config?.into_iter().find_map(parse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_knows_who_is_on_its_network() {
+        let config = |gateway: &str| {
+            let config = IpamConfig {
+                subnet: Some("172.27.0.0/16".into()),
+                gateway: Some(gateway.into()),
+                ..IpamConfig::default()
+            };
+            super::gateway(Some(vec![IpamConfig::default(), config])).unwrap()
+        };
+        let gateway = config("172.27.0.1");
+        assert_eq!(gateway, config("172.27.0.1/16"));
+        assert_eq!(gateway.addr().to_string(), "172.27.0.1");
+        let on_it = |ip: &str| gateway.contains(&ip.parse::<std::net::IpAddr>().unwrap());
+        assert!(on_it("172.27.9.9") && !on_it("172.28.0.2"));
+    }
 }

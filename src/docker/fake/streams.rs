@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use super::state::{State, is_up};
@@ -113,7 +114,7 @@ impl State {
             id: format!("{:064x}", u64::from(self.networks_made)),
             name: name.to_owned(),
             labels: labels.clone(),
-            gateway: Some(self.address(self.networks_made, 1)),
+            gateway: Some(self.gateway(self.networks_made)),
         };
         self.networks.insert(name.to_owned(), network.clone());
         self.emit("create", BTreeMap::new(), name.to_owned(), None);
@@ -125,15 +126,17 @@ impl State {
             .any(|container| container.networks.contains_key(name))
     }
 
-    fn address(&self, network: u16, last: u8) -> IpAddr {
-        let first = if self.loopback { 127 } else { 10 };
+    /// On loopback everybody calls from 127.0.0.1, so that all of it is one network.
+    fn gateway(&self, network: u16) -> IpNet {
+        let (first, prefix) = if self.loopback { (127, 8) } else { (10, 24) };
         let [high, low] = network.to_be_bytes();
-        IpAddr::V4(Ipv4Addr::new(first, 100 + high, low, last))
+        let address = Ipv4Addr::new(first, 100 + high, low, 1);
+        IpNet::new(address.into(), prefix).expect("a prefix below 33")
     }
 
     /// The lowest free address: as with Docker, a new container soon has an old one's.
     pub(super) fn free_address(&self, network: &str) -> Option<IpAddr> {
-        let IpAddr::V4(gateway) = self.networks.get(network)?.gateway? else {
+        let IpAddr::V4(gateway) = self.networks.get(network)?.gateway?.addr() else {
             return None;
         };
         let [a, b, c, _] = gateway.octets();
