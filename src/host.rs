@@ -2,6 +2,8 @@
 //! worker, the ambassador, the API and the campaign for leadership. Puts parts together; decides
 //! nothing.
 
+pub mod identity;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::identity::Identity;
 use crate::api::{self, ApiState, Ask};
 use crate::build::registry::HttpRegistry;
 use crate::config::Config;
@@ -25,7 +28,7 @@ use crate::router::ambassador::{self, Ambassador};
 use crate::store::election;
 use crate::store::keys::Key;
 use crate::store::local::LocalStore;
-use crate::store::tables::Tables;
+use crate::store::tables::{OpenError, Tables};
 use crate::sync::{Mirrors, Options};
 
 /// Lines of progress a slow reader may fall behind.
@@ -76,28 +79,37 @@ async fn assemble(config: &Config) -> anyhow::Result<Assembled> {
         .with_context(|| format!("making the data directory {}", dir.display()))?;
     let store = LocalStore::open(&dir.join("store.redb"))
         .with_context(|| format!("opening the store in {}", dir.display()))?;
-    let id_file = dir.join("cluster");
-    let known = read_id(&id_file)?;
-    let tables = Tables::open(store, &config.prefix, known.as_deref(), 0).await?;
-    std::fs::write(&id_file, tables.cluster())
-        .with_context(|| format!("writing {}", id_file.display()))?;
+    let identity = Identity::of(dir);
+    let (known, seen) = (identity.cluster()?, identity.seen()?);
+    let tables = Tables::open(store, &config.prefix, known.as_deref(), seen)
+        .await
+        .map_err(|error| not_opened(error, dir))?;
+    identity.join(tables.cluster(), &config.host)?;
     let engine: SharedEngine = Arc::new(BollardEngine::connect(&config.docker)?);
     await_engine(&engine, &config.docker).await?;
     let mirrors = Mirrors::new(dir, Options::from_env())?;
-    let machine_id = machine_id(dir)?;
     Ok(Assembled {
         tables,
         engine,
-        machine_id,
+        machine_id: identity.machine()?,
         mirrors,
     })
 }
 
-fn read_id(file: &Path) -> anyhow::Result<Option<String>> {
-    match std::fs::read_to_string(file) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+/// Promise 5 at the start: another, an emptied or an older store is an operator's business.
+fn not_opened(error: OpenError, dir: &Path) -> anyhow::Error {
+    let dir = dir.display();
+    match &error {
+        OpenError::Other { .. } | OpenError::Gone { .. } | OpenError::Older { .. } => {
+            anyhow::Error::new(error).context(format!(
+                "the store in {dir} is not as this host left it, so nothing was changed; put the \
+                 right one back, or, if this one is meant, remove {dir}/cluster and {dir}/seen: \
+                 containers it does not name are then removed, volumes stay"
+            ))
+        }
+        OpenError::Store(_) | OpenError::Unreadable(_) => {
+            anyhow::Error::new(error).context(format!("opening the store in {dir}"))
+        }
     }
 }
 
@@ -136,6 +148,8 @@ pub async fn serve(
     let (leading, leader) = watch::channel(None);
     let keep_alives = KeepAlives::start()?;
     let tasks = TaskTracker::new();
+    let identity = Identity::of(&config.data_dir);
+    tasks.spawn(identity.keep_seen(tables.clone(), shutdown.clone()));
 
     let ambassador = Ambassador {
         tables: tables.clone(),
@@ -282,15 +296,4 @@ impl Drop for KeepAlives {
             runtime.shutdown_background();
         }
     }
-}
-
-/// Tells this installation from another of the same host name; kept with its data.
-fn machine_id(dir: &Path) -> anyhow::Result<String> {
-    let file = dir.join("machine");
-    if let Some(id) = read_id(&file)? {
-        return Ok(id);
-    }
-    let id = uuid::Uuid::new_v4().to_string();
-    std::fs::write(&file, &id).with_context(|| format!("writing {}", file.display()))?;
-    Ok(id)
 }

@@ -12,6 +12,7 @@ use super::Context;
 use super::args::HostArgs;
 use super::failure::{Failure, Outcome};
 use crate::config::Config;
+use crate::host::identity::Identity;
 use crate::model::names::HostName;
 
 /// Runs this machine as a host until SIGTERM or SIGINT; a second one ends it at once.
@@ -55,12 +56,10 @@ pub(crate) async fn stop_signal() {
 
 /// A checked configuration.
 pub(crate) fn config(args: &HostArgs, api: &str) -> Result<Config, Failure> {
-    let host = match &args.host_name {
-        Some(name) => name.clone(),
-        None => machine_name(),
-    };
+    let data_dir = args.data_dir.clone().unwrap_or_else(data_dir);
+    let host = Identity::of(&data_dir).host(args.host_name.as_ref(), machine_name)?;
     Ok(Config {
-        data_dir: args.data_dir.clone().unwrap_or_else(data_dir),
+        data_dir,
         docker: args.docker.clone(),
         api: listen_address(api)?,
         registry_port: args.registry_port,

@@ -74,6 +74,37 @@ async fn wrong_usage_ends_with_64() {
 }
 
 #[tokio::test]
+async fn a_store_older_than_this_host_has_seen_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = {
+        let path = dir.path().join("store.redb");
+        let store = viking::store::local::LocalStore::open(&path).unwrap();
+        let tables = viking::store::tables::Tables::open(store, "", None, 0).await;
+        tables.unwrap().cluster().to_owned()
+    };
+    std::fs::write(dir.path().join("cluster"), &id).unwrap();
+    std::fs::write(dir.path().join("seen"), "999999999").unwrap();
+    let data_dir = dir.path().to_str().unwrap();
+    let output = viking(&nobody(), &["host", "--data-dir", data_dir]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("this host has seen 999999999"), "{said}");
+    assert!(said.contains("/seen"), "it says what to do: {said}");
+}
+
+#[tokio::test]
+async fn another_name_for_a_host_that_has_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("host"), "old-name").unwrap();
+    let data_dir = dir.path().to_str().unwrap();
+    let args = ["host", "--data-dir", data_dir, "--host-name", "new-name"];
+    let output = viking(&nobody(), &args).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("belongs to host old-name"), "{said}");
+}
+
+#[tokio::test]
 async fn nobody_there_is_said_with_what_to_do() {
     let api = nobody();
     let output = viking(&api, &["stacks"]).await;
