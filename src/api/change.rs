@@ -13,7 +13,7 @@ use super::error::{Answer, ApiError, stack};
 use super::{Ask, Shared};
 use crate::model::names::{CORE_STACK, StackName};
 use crate::model::release::Source;
-use crate::model::wire::{Accepted, AddRequest, Added, SyncRequest};
+use crate::model::wire::{self, Accepted, AddRequest, Added, SyncRequest};
 use crate::model::world::StackWorld;
 use crate::store::tables::Request;
 use crate::wake;
@@ -149,6 +149,7 @@ pub(crate) async fn remove(
         ));
     }
     Ok(Json(Accepted {
+        schema: wire::schema("accepted"),
         accepted: "its jobs will be stopped and removed; its volumes stay".to_owned(),
         stack: name,
     }))
@@ -202,6 +203,7 @@ pub(crate) async fn sync(
     };
     shared.state.tables.request(&name, &asked).await?;
     Ok(Json(Accepted {
+        schema: wire::schema("accepted"),
         stack: name,
         accepted: accepted.to_owned(),
     }))

@@ -18,7 +18,8 @@ use crate::model::plan::Verdict;
 use crate::model::release::{EventRecord, Release, RunRecord};
 use crate::model::status::StatusReport;
 use crate::model::wire::{
-    AllocatedJob, Allocation, EventRow, HostRow, ImageRow, KeyRow, List, StackRow, TagRow, rfc3339,
+    self, AllocatedJob, Allocation, EventRow, HostRow, ImageRow, KeyRow, List, StackRow, TagRow,
+    rfc3339,
 };
 use crate::model::world::{StackWorld, World};
 
@@ -257,11 +258,12 @@ pub(crate) async fn allocate(
             decided: decided.is_some(),
             host: placement.map(|at| at.host.clone()),
             id: placement.map(|at| job.id(at.instance).to_string()),
-            verdicts: decided.unwrap_or_else(|| verdicts::explain(&world, &job)),
+            verdicts: decided.unwrap_or_else(|| verdicts::explain(&world, release, &job)),
             job,
         }
     });
     Ok(Json(Allocation {
+        schema: wire::schema("allocation"),
         jobs: jobs.collect(),
         stack: name.clone(),
         tag,

@@ -43,7 +43,10 @@ fn stack_status(
     stack: &StackWorld,
 ) -> StackStatus {
     let views = jobs::nodes(world, unplaced, name, stack);
-    let (staged, next) = under_way(stack);
+    let (mut staged, next) = under_way(stack);
+    if let Some(staged) = staged.as_mut().filter(|staged| staged.reason.is_empty()) {
+        staged.reason = held_up(name, stack, &views).unwrap_or_default();
+    }
     let frozen = world.frozen_stacks.contains(name);
     let sync = if frozen {
         SyncWord::Unknown
@@ -126,6 +129,13 @@ fn staged(release: &Release, pointer: &Pointer) -> StagedStatus {
     }
 }
 
+/// What holds a staged release up that has not failed: its job that cannot run, or does not.
+fn held_up(name: &StackName, stack: &StackWorld, views: &[NodeView]) -> Option<String> {
+    stack.staged()?;
+    let of = |grade| job_reason(name, Role::Staged, views, grade);
+    of(Grade::Blocked).or_else(|| of(Grade::Failing))
+}
+
 fn building(building: &Building) -> StagedStatus {
     let (tag, commit) = (&building.tag, &building.commit);
     StagedStatus {
@@ -195,11 +205,7 @@ fn unreadable(source: Option<&SourceState>) -> bool {
 }
 
 fn health(stack: &StackWorld, views: &[NodeView]) -> HealthWord {
-    let role = if stack.live().is_some() {
-        Role::Live
-    } else {
-        Role::Staged
-    };
+    let role = role(stack);
     let worst = views
         .iter()
         .filter(|view| view.row.release == role)
@@ -235,6 +241,7 @@ fn reason(
     views: &[NodeView],
     staged: Option<&StagedStatus>,
 ) -> String {
+    let role = role(stack);
     frozen(world, name)
         .or_else(|| {
             stack
@@ -242,11 +249,11 @@ fn reason(
                 .removing
                 .then(|| "is being removed; volumes stay".to_owned())
         })
-        .or_else(|| job_reason(name, stack, views, Grade::Blocked))
-        .or_else(|| job_reason(name, stack, views, Grade::Failing))
+        .or_else(|| job_reason(name, role, views, Grade::Blocked))
+        .or_else(|| job_reason(name, role, views, Grade::Failing))
         .or_else(|| staged.map(staged_reason))
         .or_else(|| source_reason(stack))
-        .or_else(|| job_reason(name, stack, views, Grade::Underway))
+        .or_else(|| job_reason(name, role, views, Grade::Underway))
         .or_else(|| behind_reason(stack))
         .or_else(|| pending_reason(name, views))
         .unwrap_or_default()
@@ -266,18 +273,16 @@ fn frozen(world: &World, name: &StackName) -> Option<String> {
     })
 }
 
-/// The first wanted job of the serving release (or the first one ever) with this grade.
-fn job_reason(
-    name: &StackName,
-    stack: &StackWorld,
-    views: &[NodeView],
-    grade: Grade,
-) -> Option<String> {
-    let role = if stack.live().is_some() {
-        Role::Live
-    } else {
-        Role::Staged
-    };
+/// The release that counts: the one that serves, or the first one ever.
+fn role(stack: &StackWorld) -> Role {
+    match stack.live() {
+        Some(_) => Role::Live,
+        None => Role::Staged,
+    }
+}
+
+/// The first wanted job of a release with this grade.
+fn job_reason(name: &StackName, role: Role, views: &[NodeView], grade: Grade) -> Option<String> {
     views
         .iter()
         .filter(|view| view.row.release == role)

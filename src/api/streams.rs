@@ -23,7 +23,7 @@ use super::{ApiState, Shared};
 use crate::docker;
 use crate::model::job::{Assignment, StateRecord};
 use crate::model::names::{NodeName, StackName};
-use crate::model::wire::LogRow;
+use crate::model::wire::{self, LogRow};
 use crate::model::world::World;
 
 /// Streams at once: each holds a connection and perhaps one to the engine for each job.
@@ -164,6 +164,7 @@ fn source(world: &World, at: &Assignment) -> LogSource {
     let container = at.container.clone();
     LogSource {
         row: LogRow {
+            schema: wire::schema("log"),
             job: at.job.short(),
             tag: at.job.tag.clone(),
             host: at.host.clone(),

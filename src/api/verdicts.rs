@@ -5,13 +5,24 @@ use std::collections::BTreeMap;
 
 use crate::model::job::JobKey;
 use crate::model::plan::{Plan, Unplaced, Verdict};
-use crate::model::release::ReleaseNode;
+use crate::model::release::{Pointer, Release, ReleaseNode};
 use crate::model::world::{PinKey, World};
 use crate::schedule::dowding;
 
-/// What the rules say of every host for one job; nothing when no pointer wants it.
-pub(crate) fn explain(world: &World, job: &JobKey) -> Vec<Verdict> {
-    dowding::explain(world, job).unwrap_or_default()
+/// What the rules say of every host for one job of a recorded release; where no pointer wants it,
+/// what they would say if its release were live.
+pub(crate) fn explain(world: &World, release: &Release, job: &JobKey) -> Vec<Verdict> {
+    let now = dowding::explain(world, job);
+    let if_live = || {
+        let mut then = world.clone();
+        let stack = then.stacks.get_mut(&job.stack)?;
+        stack.pointer = Pointer {
+            live: Some(release.tag.clone()),
+            ..Pointer::default()
+        };
+        dowding::explain(&then, job)
+    };
+    now.or_else(if_live).unwrap_or_default()
 }
 
 /// Why a wanted job has no placement.

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::args::UpArgs;
+use super::args::{Output, UpArgs};
 use super::failure::{FAILED, Failure, Outcome};
 use super::follow::{End, Follow};
 use super::output::{note, out};
 use super::view::View;
 use super::{Context, hosting, show, sources};
 use crate::model::status::{Role, StackStatus};
-use crate::model::wire::{AddRequest, Added};
+use crate::model::wire::{self, AddRequest, Added, UpResult};
 
 /// Time a host of our own has until its API answers; the registry's image may have to come first.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ async fn watch(context: &Context, added: &Added) -> Result<Infallible, Failure> 
     loop {
         let end = follow.end(&mut view).await;
         view.rest();
-        tell(added, &end?)?;
+        tell(context, added, &end?)?;
         context.print.remark("following commits until Ctrl-C");
         follow.newer().await?;
         view.wake();
@@ -79,7 +79,7 @@ async fn once(context: &Context, request: &AddRequest, limit: Duration) -> Outco
     let end = tokio::time::timeout(limit, follow.end(&mut view)).await;
     view.rest();
     match end {
-        Ok(end) => tell(&added, &end?),
+        Ok(end) => tell(context, &added, &end?),
         Err(_) => {
             let span = humantime::format_duration(limit);
             let stack = &added.stack;
@@ -101,16 +101,33 @@ async fn following<'a>(context: &'a Context, added: &Added) -> Follow<'a> {
 }
 
 /// Says how it ended; the exit code is the end.
-fn tell(added: &Added, end: &End) -> Outcome {
-    match end {
-        End::Live(stack) => {
-            out(&live_text(stack))?;
-            Ok(0)
-        }
-        End::Failed(staged) => {
+fn tell(context: &Context, added: &Added, end: &End) -> Outcome {
+    let print = &context.print;
+    match (end, print.form) {
+        (_, Output::Json | Output::Yaml) => print.data(&result(added, end))?,
+        (End::Live(_), Output::Name) => out(&format!("{}\n", added.stack))?,
+        (End::Live(stack), Output::Table | Output::Wide) => out(&live_text(stack))?,
+        (End::Failed(staged), Output::Name | Output::Table | Output::Wide) => {
             note(show::failure(added.stack.as_str(), staged).trim_end());
-            Ok(FAILED)
         }
+    }
+    Ok(match end {
+        End::Live(_) => 0,
+        End::Failed(_) => FAILED,
+    })
+}
+
+/// The end, for programs.
+fn result(added: &Added, end: &End) -> UpResult {
+    let (live, failed) = match end {
+        End::Live(stack) => (Some((**stack).clone()), None),
+        End::Failed(staged) => (None, Some((**staged).clone())),
+    };
+    UpResult {
+        schema: wire::schema("up"),
+        stack: added.stack.clone(),
+        live,
+        failed,
     }
 }
 

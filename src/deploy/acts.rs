@@ -246,11 +246,13 @@ impl Desk {
         let job = &desired.job;
         let name = own.map_or_else(|| desired.name(), |o| o.container.name.clone());
         let run = own.and_then(|own| self.runs.get(job).filter(|run| run.id == own.container.id));
+        let step = decision.steps.get(job).unwrap_or(&Step::Keep);
+        let drift = decision.drift.get(job);
         Facts {
             desired,
             own,
-            step: decision.steps.get(job).unwrap_or(&Step::Keep),
-            drift: decision.drift.get(job),
+            step,
+            drift: drift.filter(|_| !self.expected(desired, own, step)),
             doing: self.busy.get(&name).map(|busy| busy.doing),
             health: run.map(|run| (run.verdict, run.reason.as_str())),
             counter: self.counters.get(job),

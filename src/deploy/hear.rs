@@ -286,19 +286,17 @@ impl Desk {
         let (Some(step), Some(found)) = (step, found) else {
             return;
         };
-        let ours = match step {
-            Step::Create => self.removed.contains(&desired.name()),
-            Step::Start => own.is_some_and(|own| self.runs.is_explained(&own.container.id)),
-            Step::Unpause | Step::SetLimits | Step::Recreate => false,
+        let repairs = match step {
+            Step::Create | Step::Start | Step::Unpause | Step::SetLimits | Step::Recreate => true,
             Step::Keep
             | Step::Wait(_)
             | Step::WaitFor(_)
             | Step::Held
             | Step::StopKeep
             | Step::Restart
-            | Step::Busy => true,
+            | Step::Busy => false,
         };
-        if !ours {
+        if repairs && !self.expected(desired, own, step) {
             let why = format!(
                 "{}: found {}, wanted {}; {}",
                 found.what,
@@ -307,6 +305,18 @@ impl Desk {
                 state::action(step)
             );
             self.event(&desired.job, "drift", why, now_ms);
+        }
+    }
+
+    /// Whether a container is gone or has ended because we ended it, or in a failure that was
+    /// counted: nothing was done behind our back.
+    pub(super) fn expected(&self, desired: &Desired, own: Option<&Observed>, step: &Step) -> bool {
+        match step {
+            Step::Create => self.removed.contains(&desired.name()),
+            Step::Start | Step::Wait(_) => {
+                own.is_some_and(|own| self.runs.is_explained(&own.container.id))
+            }
+            _ => false,
         }
     }
 

@@ -20,6 +20,8 @@ use crate::wake::{self, Bell};
 pub const LEASE_TTL: Duration = Duration::from_secs(3);
 /// Between two looks at the engine.
 const ENGINE_EVERY: Duration = Duration::from_secs(3);
+/// Between two questions what it is, while it answers: it may have been replaced by a newer one.
+const INFO_EVERY: Duration = Duration::from_secs(300);
 /// Until the next try when the store did not take it.
 const AGAIN: Duration = Duration::from_millis(500);
 /// An engine that does not answer for so long is down.
@@ -57,18 +59,25 @@ impl Heartbeat {
             let mut registered = false;
             let mut announced: Option<(LeaseId, HostRecord)> = None;
             let (mut state, mut capacity) = self.engine_state().await;
-            let mut asked = Instant::now();
+            let (mut asked, mut informed) = (Instant::now(), Instant::now());
             loop {
                 // A new lease is announced at once, without waiting for an engine that may hang.
                 if asked.elapsed() >= ENGINE_EVERY {
-                    (state, capacity) = self.engine_state().await;
+                    let known = capacity.is_some() && informed.elapsed() < INFO_EVERY;
+                    if !known || !self.engine_answers().await {
+                        (state, capacity) = self.engine_state().await;
+                        informed = Instant::now();
+                    }
                     asked = Instant::now();
                 }
                 registered = registered || self.register(capacity).await;
                 let record = self.record(state.clone());
                 let current = *lease.borrow_and_update();
+                let before = announced.clone();
                 let said = self.announce(current, &record, &mut announced).await;
-                bell.ring();
+                if announced != before {
+                    bell.ring();
+                }
                 let wait = if said && registered {
                     ENGINE_EVERY
                 } else {
@@ -88,6 +97,11 @@ impl Heartbeat {
             () = shutdown.cancelled() => {}
             () = beat => {}
         }
+    }
+
+    async fn engine_answers(&self) -> bool {
+        let ping = tokio::time::timeout(ENGINE_MAX, self.engine.ping()).await;
+        matches!(ping, Ok(Ok(())))
     }
 
     async fn engine_state(&self) -> (EngineState, Option<Capacity>) {

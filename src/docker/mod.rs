@@ -298,8 +298,10 @@ pub struct LogLine {
 /// The engine.
 #[async_trait]
 pub trait Engine: Send + Sync + 'static {
-    /// Whether it answers, and what it is.
+    /// What it is. Not for every few seconds: the engine runs programs to find out.
     async fn info(&self) -> Result<EngineInfo>;
+    /// Whether it answers.
+    async fn ping(&self) -> Result<()>;
 
     /// All containers with a label `CLUSTER` of this value, running or not, in name order. Says
     /// nothing of what they do, so that it never waits for one that is just being started.

@@ -6,7 +6,7 @@ use super::Parts;
 use crate::model::names::CORE_STACK;
 use crate::model::release::Source;
 use crate::model::vikingfile::VikingFile;
-use crate::model::wire::Added;
+use crate::model::wire::{self, Added};
 use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::tables::{Outcome, Request, Tables};
@@ -62,6 +62,7 @@ pub async fn add(parts: &Parts, source: &Source) -> anyhow::Result<Added> {
     };
     parts.tables.request(&file.stack, &request).await?;
     Ok(Added {
+        schema: wire::schema("added"),
         stack: file.stack,
         head: Some(commit),
     })

@@ -11,6 +11,7 @@ use super::job::JobKey;
 use super::names::{HostName, ImageName, NodeName, StackName, Tag};
 use super::plan::Verdict;
 use super::release::{Commit, EventRecord, ImageRecord, Phase};
+use super::status::{StackStatus, StagedStatus};
 
 /// Unix milliseconds as RFC 3339 in whole seconds, UTC.
 #[must_use]
@@ -30,12 +31,18 @@ pub struct List<T> {
     pub items: Vec<T>,
 }
 
+/// Names the shape of an answer: `viking.<thing>/v1`.
+#[must_use]
+pub fn schema(thing: &str) -> String {
+    format!("viking.{thing}/v1")
+}
+
 impl<T> List<T> {
     /// A list of version 1.
     #[must_use]
     pub fn new(things: &str, items: Vec<T>) -> Self {
         Self {
-            schema: format!("viking.{things}/v1"),
+            schema: schema(things),
             items,
         }
     }
@@ -71,10 +78,25 @@ pub struct AddRequest {
 /// A repository is followed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Added {
+    /// `viking.added/v1`.
+    pub schema: String,
     /// The name its `viking.yml` gives.
     pub stack: StackName,
     /// Its newest commit.
     pub head: Option<Commit>,
+}
+
+/// What a commit came to, as `viking up -o json` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpResult {
+    /// `viking.up/v1`.
+    pub schema: String,
+    /// The stack.
+    pub stack: StackName,
+    /// The stack with its live release, if the commit went live.
+    pub live: Option<StackStatus>,
+    /// The commit that failed, if it did.
+    pub failed: Option<StagedStatus>,
 }
 
 /// Asks to look at a repository now.
@@ -89,6 +111,8 @@ pub struct SyncRequest {
 /// Something was asked for; the leader carries it out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
+    /// `viking.accepted/v1`.
+    pub schema: String,
     /// The stack.
     pub stack: StackName,
     /// What will happen, in words.
@@ -98,6 +122,8 @@ pub struct Accepted {
 /// One line of a log stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRow {
+    /// `viking.log/v1`.
+    pub schema: String,
     /// `stack/node.slot`.
     pub job: String,
     /// Tag it runs at.
@@ -204,6 +230,8 @@ pub struct KeyRow {
 /// Where the jobs of a node run or would run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocation {
+    /// `viking.allocation/v1`.
+    pub schema: String,
     /// Stack.
     pub stack: StackName,
     /// The release that was asked for.

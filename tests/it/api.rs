@@ -189,6 +189,7 @@ impl Scene {
         tokio::spawn(async move {
             let Ask::Add { source, reply } = asks.recv().await.unwrap();
             let added = answer.map(|()| Added {
+                schema: "viking.added/v1".to_owned(),
                 stack: StackName::parse("shop").unwrap(),
                 head: Some(Commit {
                     id: COMMIT.to_owned(),

@@ -289,6 +289,24 @@ fn a_staged_release_shows_only_what_changed_beside_the_live_one() {
 }
 
 #[test]
+fn what_holds_a_staged_release_up_from_outside_is_said() {
+    let mut scene = Scene::healthy();
+    scene.record(release(second(), &[("web", node(&tag(SECOND), 1))]));
+    let pointer = &mut scene.stack().pointer;
+    pointer.source = Some(seen(second()));
+    pointer.staged = Some(tag(SECOND));
+    pointer.phase = Phase::Staging;
+    let job = scene.job("web", &tag(SECOND), 0, JobState::Backoff);
+    scene.state(&job).reason = "pull web: registry unreachable".to_owned();
+    let report = scene.report();
+    let staged = report.stacks[0].staged.as_ref().unwrap();
+    let wanted = "shop/web.0 backoff: pull web: registry unreachable";
+    assert_eq!(staged.reason, wanted);
+    assert_eq!(report.stacks[0].health, HealthWord::Healthy);
+    assert!(report.stacks[0].reason.ends_with(wanted));
+}
+
+#[test]
 fn a_failed_commit_is_named_with_its_stage_and_log() {
     let mut scene = Scene::healthy();
     let pointer = &mut scene.stack().pointer;

@@ -73,6 +73,8 @@ async fn a_crash_loop_backs_off_counts_and_keeps_the_last_lines() {
     assert!(counter.log_tail.iter().any(|line| line == "going down"));
     let state = rig.until_state(&job, JobState::Backoff).await;
     assert!(state.reason.contains("code 3"), "{}", state.reason);
+    // A process that ends by itself is no drift.
+    assert_eq!(state.drift, []);
     // The same container is started again; it is never made anew.
     assert_eq!(rig.engine.calls()["create"], 1);
     let starts = rig.engine.calls()["start"];

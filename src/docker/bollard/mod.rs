@@ -157,6 +157,12 @@ impl Engine for BollardEngine {
         })
     }
 
+    async fn ping(&self) -> Result<()> {
+        let raw = self.raw().await?;
+        let answer = within(self.deadlines.look, Doing::Else, raw.ping()).await;
+        answer.map(drop)
+    }
+
     async fn list(&self, cluster: &str) -> Result<Vec<Listed>> {
         self.list_containers(cluster).await
     }

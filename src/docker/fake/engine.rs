@@ -58,6 +58,10 @@ impl Engine for FakeEngine {
         self.act("info", |_| Ok(info)).await
     }
 
+    async fn ping(&self) -> Result<()> {
+        self.act("ping", |_| Ok(())).await
+    }
+
     async fn list(&self, cluster: &str) -> Result<Vec<Listed>> {
         let all = self.act("list", |state| Ok(state.snapshot())).await?;
         let own = all.into_iter().filter(|c| ours(&c.labels, cluster));

@@ -18,12 +18,13 @@ const SEEDS: u64 = 30;
 /// Steps of one seed.
 const STEPS: u32 = 18;
 /// Verbs that fail or are slow.
-const VERBS: [&str; 8] = [
+const VERBS: [&str; 9] = [
     "create",
     "start",
     "stop",
     "remove",
     "list",
+    "ping",
     "container",
     "probe",
     ANY,

@@ -99,6 +99,7 @@ async fn all_unreachable(engine: &BollardEngine) {
     let labels = Default::default();
     let calls = [
         engine.info().await.map(|_| ()),
+        engine.ping().await,
         engine.list("c").await.map(|_| ()),
         engine.container("a").await.map(|_| ()),
         engine.create(&Default::default()).await.map(|_| ()),
