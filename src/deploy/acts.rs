@@ -13,7 +13,6 @@ use super::endpoints;
 use super::failure::Failure;
 use super::health::Verdict;
 use super::ledger::Sight;
-use super::link;
 use super::observed::Observed;
 use super::ops::{Done, Ops, Order};
 use super::reconcile::{Decision, Step, held_by, holding};
@@ -145,13 +144,9 @@ impl Desk {
     }
 
     fn bring_up(&mut self, desired: &Desired, existing: Option<String>) {
-        let assigned = self.assigned.as_ref();
         let cancel = CancellationToken::new();
         let order = Order {
             cancel: cancel.clone(),
-            needs: assigned
-                .map(|assigned| link::needs(assigned, &desired.job, &desired.spec))
-                .unwrap_or_default(),
             bound: self.bound(),
             existing,
             desired: desired.clone(),

@@ -67,7 +67,7 @@ impl Ops {
         let seat = desired.job.seat();
         let volumes = volume::volumes(&self.cluster, &seat, &desired.spec.settings.volume);
         let gateway = self.ensure(desired, &volumes).await?;
-        let listeners = self.listeners(&order.needs, gateway).await?;
+        let listeners = self.listeners(&desired.links, gateway).await?;
         let fittings = Fittings {
             cluster: &self.cluster,
             host: &self.host,

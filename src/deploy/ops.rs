@@ -16,7 +16,7 @@ use super::ports::PortBook;
 use super::wanted::Desired;
 use crate::docker::{Container, Error, RunState, SharedEngine};
 use crate::failpoint;
-use crate::model::endpoint::{LinkKey, ListenRequest};
+use crate::model::endpoint::ListenRequest;
 use crate::model::names::HostName;
 use crate::model::release::LOG_TAIL_LINES;
 use crate::model::spec::StopPolicy;
@@ -86,8 +86,6 @@ pub struct Ops {
 pub struct Order {
     /// The job.
     pub desired: Desired,
-    /// Listeners its links need.
-    pub needs: Vec<LinkKey>,
     /// Host ports that containers of ours hold.
     pub bound: BTreeSet<u16>,
     /// Engine id of the container it has already.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::link;
 use super::observed::Observed;
 use super::wanted::{Desired, Wanted};
 use crate::docker::{Container, RunState};
@@ -272,6 +273,13 @@ fn decide(
             (Step::Unpause, Some(paused))
         }
         RunState::Running => runs(desired, &mine.container, memory),
+        // What it was told of its links is for ever: one that is not running is made anew when a
+        // target has come up since that it was never told of.
+        RunState::Created | RunState::Exited | RunState::Dead if untold(desired, mine) => {
+            let known = link::from_label(&mine.container).len().to_string();
+            let wanted = desired.links.len().to_string();
+            (Step::Recreate, Some(found("links", known, &wanted)))
+        }
         RunState::Created => (may_start(Step::Start), None),
         RunState::Exited | RunState::Dead => {
             let state = format!("exited with code {}", mine.container.exit_code);
@@ -281,6 +289,12 @@ fn decide(
             )
         }
     }
+}
+
+fn untold(desired: &Desired, mine: &Observed) -> bool {
+    let told = link::from_label(&mine.container);
+    let mut wanted = desired.links.iter();
+    wanted.any(|link| told.iter().all(|(known, _)| known != link))
 }
 
 fn runs(desired: &Desired, container: &Container, memory: &Memory) -> (Step, Option<Found>) {

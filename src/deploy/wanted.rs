@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{network, volume};
+use super::{link, network, volume};
+use crate::model::endpoint::LinkKey;
 use crate::model::job::{Assignment, Instance, JobKey};
 use crate::model::names::StackName;
 use crate::model::resolve::held;
@@ -44,6 +45,8 @@ pub struct Desired {
     pub network: String,
     /// The volumes it must have: (volume name, path).
     pub mounts: BTreeSet<(String, String)>,
+    /// The listeners its links need.
+    pub links: Vec<LinkKey>,
     /// The container this placement has had already, if it was ever started.
     pub begun: Option<String>,
 }
@@ -123,6 +126,7 @@ fn desired(cluster: &str, assigned: &Assigned, assignment: &Assignment) -> Optio
         stop: stop_policy(assigned, &job).unwrap_or_default(),
         network: network::name(cluster, &job.stack),
         mounts: mounts.into_iter().map(|v| (v.name, v.path)).collect(),
+        links: link::needs(assigned, &job, &spec),
         begun: assignment.container.clone(),
         spec,
         job,

@@ -491,6 +491,42 @@ async fn a_link_names_the_ambassador_and_its_listener_comes_back_after_a_restart
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_was_started_before_its_target_is_told_of_it_when_it_starts_again() {
+    let mut rig = Rig::start().await;
+    rig.release_of("t1", &["db", "web"], "t1").await;
+    rig.point(Some("t1"), None, Phase::Live, &[]).await;
+    let mut web = web();
+    web.settings.link.push(viking::model::spec::LinkTarget {
+        stack: None,
+        node: viking::model::names::NodeName::parse("db").expect("a name"),
+    });
+    let name = rig.deploy(&job("t1", "web", 0), &web).await;
+    rig.until_state(&job("t1", "web", 0), JobState::Healthy)
+        .await;
+    assert!(rig.asked().is_empty());
+    let mut db = spec();
+    db.settings.expose.push(Expose {
+        port: 6379,
+        proto: Proto::Tcp,
+        host_port: None,
+    });
+    rig.deploy(&job("t1", "db", 0), &db).await;
+    rig.until_state(&job("t1", "db", 0), JobState::Healthy)
+        .await;
+    // What runs is left alone.
+    assert_eq!(rig.engine.calls()["create"], 2);
+    rig.engine.exit(&name, 1);
+    rig.until("it was told", |rig| {
+        let made = rig.find(&name).map(|_| rig.engine.made(&name).env);
+        made.is_some_and(|env| env.iter().any(|one| one.starts_with("DB_PORT=")))
+    })
+    .await;
+    rig.until_state(&job("t1", "web", 0), JobState::Healthy)
+        .await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_changed_placement_replaces_the_container() {
     let mut rig = Rig::start().await;
     let job = job("t1", "web", 0);

@@ -98,6 +98,7 @@ fn desired(seed: &Seed) -> Desired {
         stop: StopPolicy::default(),
         network: network::name(CLUSTER, &job.stack),
         mounts: mounts.into_iter().map(|v| (v.name, v.path)).collect(),
+        links: Vec::new(),
         begun: seed.begun.then(|| job.id(instance).0),
         spec,
         job,
