@@ -6,6 +6,7 @@ mod bootstrap;
 mod follow;
 mod make;
 mod people;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,6 +102,7 @@ pub async fn run(parts: Parts, leadership: Arc<Leadership>, shutdown: Cancellati
         stop.clone(),
     )));
     essential(Box::pin(trim(tables.clone(), lead(), stop.clone())));
+    essential(Box::pin(sweep::run(parts.clone(), lead(), stop.clone())));
     let follow = follow_all(
         parts.clone(),
         lead(),

@@ -49,4 +49,10 @@ impl Registry for FakeManifests {
         let done = self.registry.retag(&name, digest, tag);
         done.map_err(|e| self.failed(&e))
     }
+
+    async fn forget(&self, repository: &str, digest: &str) -> Result<()> {
+        let name = format!("{}/{repository}", self.address);
+        let done = self.registry.forget(&name, digest);
+        done.map_err(|e| self.failed(&e))
+    }
 }

@@ -53,6 +53,13 @@ pub trait Registry: Send + Sync {
     /// # Errors
     /// As [`Self::digest`].
     async fn tag(&self, repository: &str, digest: &str, tag: &str) -> Result<bool>;
+
+    /// Forgets a manifest and every tag of it. One that is not there is fine, and so is a registry
+    /// that was told not to delete.
+    ///
+    /// # Errors
+    /// As [`Self::digest`].
+    async fn forget(&self, repository: &str, digest: &str) -> Result<()>;
 }
 
 /// A registry's result.
@@ -165,6 +172,14 @@ impl Registry for HttpRegistry {
             status => return Err(self.says(format!("answered {status}"))),
         }
         Ok(self.digest(repository, tag).await?.as_deref() == Some(digest))
+    }
+
+    async fn forget(&self, repository: &str, digest: &str) -> Result<()> {
+        let response = self.ask(Method::DELETE, repository, digest).await?;
+        match response.status() {
+            StatusCode::METHOD_NOT_ALLOWED => Ok(()),
+            _ => self.found(response).map(drop),
+        }
     }
 }
 

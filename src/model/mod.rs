@@ -13,6 +13,7 @@ pub mod release;
 pub mod resolve;
 pub mod spec;
 pub mod status;
+pub mod trash;
 pub mod tree;
 pub mod vikingfile;
 pub mod wire;

@@ -3,7 +3,7 @@
 //!
 //! `compose` → what a commit changes · `wanted` → which jobs · `place` → which host · `dowding` →
 //! the plan · `check` → invariants of a plan · `rollout` → the pointer's next step · `dispatch` and
-//! `roll` → the loops.
+//! `roll` → the loops · `sweep` → what nobody can need any more.
 
 pub mod check;
 pub mod compose;
@@ -14,4 +14,5 @@ pub mod place;
 pub mod roll;
 pub mod rollout;
 pub mod script;
+pub mod sweep;
 pub mod wanted;

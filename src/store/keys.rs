@@ -58,6 +58,8 @@ pub enum Key {
     Port(Endpoint),
     /// `/event/<stack>/<run>-<n>`
     Event(StackName, String),
+    /// `/trash/<stack>/<tag>`
+    Trash(StackName, Tag),
 }
 
 /// A kind of keys, as a whole.
@@ -95,6 +97,8 @@ pub enum Family {
     Ports,
     /// Events.
     Event,
+    /// Releases thrown away whose bytes are still there.
+    Trash,
 }
 
 impl Family {
@@ -116,6 +120,7 @@ impl Family {
             Self::Counter => "counter",
             Self::Ports => "ports",
             Self::Event => "event",
+            Self::Trash => "trash",
         }
     }
 }
@@ -173,6 +178,7 @@ impl Keys {
                 e.stack, e.tag, e.node, e.port, e.proto, e.ip, e.host_port, e.job_id
             ),
             Key::Event(stack, id) => format!("{p}/event/{stack}/{id}"),
+            Key::Trash(stack, tag) => format!("{p}/trash/{stack}/{tag}"),
         }
     }
 
@@ -235,7 +241,7 @@ fn bad(segments: &[&str], reason: String) -> BadKey {
     let at = match segments.first().copied() {
         Some("deploy" | "state" | "counter") => 2,
         Some("stack" | "release" | "proc" | "image" | "images" | "run" | "fixed") => 1,
-        Some("request" | "ports" | "history" | "event") => 1,
+        Some("request" | "ports" | "history" | "event" | "trash") => 1,
         _ => usize::MAX,
     };
     let stack = segments
@@ -276,6 +282,7 @@ fn parse_segments(segments: &[&str]) -> Parsed<Option<Key>> {
         ["counter", host, job @ ..] => Key::Counter(host.parse()?, parse_job(job)?),
         ["ports", endpoint @ ..] => Key::Port(parse_endpoint(endpoint)?),
         ["event", stack, id] => Key::Event(stack.parse()?, text(id)?),
+        ["trash", stack, tag] => Key::Trash(stack.parse()?, tag.parse()?),
         _ => return Ok(None),
     }))
 }
@@ -373,6 +380,10 @@ mod tests {
             (Key::Stack(stack.clone()), "/stack/ragnar"),
             (Key::Member(host.clone()), "/member/host-1.lan"),
             (Key::Request(stack.clone(), "7".into()), "/request/ragnar/7"),
+            (
+                Key::Trash(stack.clone(), tag.clone()),
+                "/trash/ragnar/a1b2c3d4e5f6",
+            ),
             (
                 Key::Image(stack.clone(), tag.clone(), image.clone()),
                 "/image/ragnar/a1b2c3d4e5f6/src",

@@ -10,6 +10,7 @@ mod leader;
 mod people;
 mod read;
 mod ring;
+mod trash;
 mod write;
 
 use std::sync::Arc;

@@ -89,6 +89,20 @@ impl FakeRegistry {
         Ok(self.put(repository, tag, stored) == digest)
     }
 
+    /// Forgets a manifest and its tags.
+    ///
+    /// # Errors
+    /// While down.
+    pub fn forget(&self, repository: &str, digest: &str) -> Result<()> {
+        self.answers()?;
+        let mut shelves = self.shelves();
+        let key = (repository.to_owned(), digest.to_owned());
+        shelves.manifests.remove(&key);
+        let stays = |(name, _): &(String, String), of: &String| name != repository || of != digest;
+        shelves.tags.retain(|key, of| stays(key, of));
+        Ok(())
+    }
+
     fn shelves(&self) -> MutexGuard<'_, Shelves> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

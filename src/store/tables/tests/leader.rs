@@ -1,6 +1,42 @@
 //! What the leader and people write: whole, guarded, fenced.
 
 use super::*;
+use crate::model::trash::{Dropped, Manifest};
+
+#[tokio::test(start_paused = true)]
+async fn what_is_thrown_away_leaves_its_manifests_behind_and_only_while_the_stack_rests() {
+    let t = tables().await;
+    let l = lead(&t).await;
+    stage(&t, &l, "a1", "sha256:1", 0).await;
+    let at = t.world(0).await.unwrap().stacks[&stack()].pointer_revision;
+    let manifest = Manifest {
+        repository: "web/src".into(),
+        digest: "sha256:1".into(),
+    };
+    let dropped = Dropped {
+        procs: ["app".parse().unwrap()].into(),
+        images: ["src".parse().unwrap()].into(),
+        release: true,
+        manifests: [manifest.clone()].into(),
+    };
+    let of_tag = (&tag("a1"), &dropped);
+    let late = t.throw_away(&l, &stack(), at - 1, of_tag, 7).await;
+    assert_eq!(late.unwrap(), Outcome::Conflict);
+    assert!(t.trash().await.unwrap().is_empty());
+    let thrown = t.throw_away(&l, &stack(), at, of_tag, 7).await.unwrap();
+    assert!(matches!(thrown, Outcome::Done(_)));
+    let world = t.world(0).await.unwrap();
+    assert!(world.stacks[&stack()].releases.is_empty());
+    assert!(world.stacks[&stack()].procs.is_empty());
+    assert!(t.images(None).await.unwrap().is_empty());
+    let trash = t.trash().await.unwrap();
+    let (record, revision) = &trash[&(stack(), tag("a1"))];
+    assert_eq!((record.at_ms, &record.images), (7, &[manifest].into()));
+    t.forget_trash(&l, &stack(), &tag("a1"), *revision)
+        .await
+        .unwrap();
+    assert!(t.trash().await.unwrap().is_empty());
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_staged_release_is_on_record_with_its_images_and_specs() {
