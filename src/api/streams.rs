@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -20,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::{Answer, ApiError, stack};
 use super::{ApiState, Shared};
-use crate::docker;
+use crate::docker::{self, LogQuery};
 use crate::model::job::{Assignment, StateRecord};
 use crate::model::names::{NodeName, StackName};
 use crate::model::wire::{self, LogRow};
@@ -118,7 +119,8 @@ async fn logs(shared: Arc<Shared>, wanted: Wanted, query: LogsQuery) -> Answer<R
     } else {
         tokio::spawn(async move {
             for source in sources {
-                source.pump(&shared.state, tail, false, &lines).await;
+                let (query, read) = (LogQuery::last(tail), AtomicU64::new(0));
+                source.pump(&shared.state, query, &read, &lines).await;
             }
         });
     }
@@ -179,9 +181,9 @@ fn source(world: &World, at: &Assignment) -> LogSource {
 impl LogSource {
     /// Sends lines until there are no more; what was kept of the last failure when the container
     /// is gone.
-    async fn pump(&self, state: &ApiState, tail: usize, follow: bool, lines: &Writer) {
+    async fn pump(&self, state: &ApiState, query: LogQuery, read: &AtomicU64, lines: &Writer) {
         let opened = match &self.container {
-            Some(container) => state.engine.logs(container, tail, follow).await,
+            Some(container) => state.engine.logs(container, query).await,
             None => Err(docker::Error::NotFound("container".to_owned())),
         };
         match opened {
@@ -191,6 +193,7 @@ impl LogSource {
                     () = lines.closed() => None,
                 };
                 let Some(line) = line else { return };
+                read.fetch_max(line.at_ns, Ordering::Relaxed);
                 if !lines.send(&self.line(line.text, line.stderr)).await {
                     return;
                 }
@@ -218,10 +221,11 @@ impl LogSource {
 }
 
 /// Follows all wanted jobs, those of later releases too. A container that was made anew is read
-/// from its start; one that was started again goes on where it was.
+/// from its start; one that was started again goes on where it was, so that of a crash loop every
+/// line is seen, also of runs that ended between two looks.
 async fn follow(shared: Arc<Shared>, wanted: Wanted, tail: usize, lines: Writer) {
     let lines = Arc::new(lines);
-    let mut followed: BTreeMap<String, u64> = BTreeMap::new();
+    let mut followed: BTreeMap<String, Followed> = BTreeMap::new();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
@@ -239,15 +243,34 @@ async fn follow(shared: Arc<Shared>, wanted: Wanted, tail: usize, lines: Writer)
             let Ok(Some(container)) = shared.state.engine.container(&name).await else {
                 continue;
             };
-            let before = followed.insert(container.id.clone(), container.started_ms);
-            if before == Some(container.started_ms) {
+            let started_ms = container.started_ms;
+            let before = followed.get(&container.id);
+            if before.is_some_and(|before| before.started_ms == started_ms) {
                 continue;
             }
-            let tail = if before.is_none() { tail } else { 0 };
+            let read = before.map(|before| Arc::clone(&before.read));
+            let query = LogQuery {
+                tail: if read.is_some() { TAIL_MAX } else { tail },
+                after_ns: read.as_ref().map_or(0, |read| read.load(Ordering::Relaxed)),
+                follow: true,
+            };
+            let read = read.unwrap_or_default();
+            let now = Followed {
+                started_ms,
+                read: Arc::clone(&read),
+            };
+            followed.insert(container.id, now);
             let (shared, lines) = (shared.clone(), lines.clone());
-            tokio::spawn(async move { source.pump(&shared.state, tail, true, &lines).await });
+            tokio::spawn(async move { source.pump(&shared.state, query, &read, &lines).await });
         }
     }
+}
+
+/// A container whose log is followed.
+struct Followed {
+    started_ms: u64,
+    /// The time of the last line that was read, Unix nanoseconds: where to go on after a restart.
+    read: Arc<AtomicU64>,
 }
 
 /// Which commits.

@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::failure::Failure;
 use super::ports::PortBook;
 use super::wanted::Desired;
-use crate::docker::{Container, Error, RunState, SharedEngine};
+use crate::docker::{Container, Error, LogQuery, RunState, SharedEngine};
 use crate::failpoint;
 use crate::model::endpoint::ListenRequest;
 use crate::model::names::HostName;
@@ -210,7 +210,7 @@ impl Ops {
     pub async fn tail(&self, id: &str) -> Done {
         let read = async {
             let mut lines = Vec::new();
-            if let Ok(mut log) = self.engine.logs(id, LOG_TAIL_LINES, false).await {
+            if let Ok(mut log) = self.engine.logs(id, LogQuery::last(LOG_TAIL_LINES)).await {
                 while let Some(line) = log.recv().await {
                     lines.push(line.text);
                 }

@@ -293,6 +293,41 @@ pub struct LogLine {
     pub stderr: bool,
     /// Without the line end, cut to a bounded length.
     pub text: String,
+    /// Unix nanoseconds at which the engine took it; later lines of a container have later ones.
+    pub at_ns: u64,
+}
+
+/// Which lines of a container's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogQuery {
+    /// At most so many of those there are.
+    pub tail: usize,
+    /// Only lines the engine took after this, Unix nanoseconds; 0 for all. A container that is
+    /// started again goes on with its log.
+    pub after_ns: u64,
+    /// Then further ones until it ends or the reader goes away.
+    pub follow: bool,
+}
+
+impl LogQuery {
+    /// The last lines there are.
+    #[must_use]
+    pub fn last(tail: usize) -> Self {
+        Self {
+            tail,
+            after_ns: 0,
+            follow: false,
+        }
+    }
+
+    /// The last lines there are, then further ones.
+    #[must_use]
+    pub fn following(tail: usize) -> Self {
+        Self {
+            follow: true,
+            ..Self::last(tail)
+        }
+    }
 }
 
 /// The engine.
@@ -321,8 +356,8 @@ pub trait Engine: Send + Sync + 'static {
     async fn set_limits(&self, id: &str, memory_bytes: u64, cpu_millis: u64) -> Result<()>;
     /// Removes it, running or not. Named volumes stay. Removing a missing one is fine.
     async fn remove(&self, id: &str) -> Result<()>;
-    /// The last `tail` lines, then, if `follow`, further ones until it ends or the reader goes away.
-    async fn logs(&self, id: &str, tail: usize, follow: bool) -> Result<mpsc::Receiver<LogLine>>;
+    /// Lines of its log.
+    async fn logs(&self, id: &str, query: LogQuery) -> Result<mpsc::Receiver<LogLine>>;
     /// Runs a command inside; answers the exit code and the first output, cut. `Err(Other)` when it
     /// did not end in time (it is left to itself: the engine cannot end it).
     async fn exec(&self, id: &str, argv: &[String], timeout: Duration) -> Result<(i64, String)>;

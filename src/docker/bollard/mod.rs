@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, OnceCell, mpsc};
 use self::errors::{Doing, sort};
 use super::{
     BuildRequest, Container, Engine, EngineEvent, EngineInfo, Error, Image, Lines, Listed, LogLine,
-    Network, NewContainer, Result, Volume, probe,
+    LogQuery, Network, NewContainer, Result, Volume, probe,
 };
 use crate::model::spec::HealthCheck;
 
@@ -199,8 +199,8 @@ impl Engine for BollardEngine {
         self.remove_container(id).await
     }
 
-    async fn logs(&self, id: &str, tail: usize, follow: bool) -> Result<mpsc::Receiver<LogLine>> {
-        self.stream_logs(id, tail, follow).await
+    async fn logs(&self, id: &str, query: LogQuery) -> Result<mpsc::Receiver<LogLine>> {
+        self.stream_logs(id, query).await
     }
 
     async fn exec(&self, id: &str, argv: &[String], timeout: Duration) -> Result<(i64, String)> {

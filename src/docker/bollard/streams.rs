@@ -13,13 +13,16 @@ use tokio::sync::mpsc;
 use super::errors::{Doing, sort};
 use super::{BollardEngine, inspect, segment, within};
 use crate::docker::lines::{LOG_LINE_MAX, LineSplitter};
-use crate::docker::{EngineEvent, Error, LogLine, Result};
+use crate::docker::{EngineEvent, Error, LogLine, LogQuery, Result};
 
 /// Log lines waiting for a reader; then the engine waits.
 const LOG_QUEUE: usize = 256;
 /// Events waiting for a reader; further ones are dropped, since one that is late looks at
 /// everything anyway.
 const EVENT_QUEUE: usize = 256;
+/// Room for the time in front of a log line: RFC 3339 with nanoseconds and a blank.
+const LOG_TIME_MAX: usize = 40;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// What is kept of a command's output.
 const EXEC_OUTPUT_MAX: usize = 16 * 1024;
 /// Shown of a failed health command.
@@ -54,16 +57,23 @@ impl BollardEngine {
     pub(super) async fn stream_logs(
         &self,
         id: &str,
-        tail: usize,
-        follow: bool,
+        query: LogQuery,
     ) -> Result<mpsc::Receiver<LogLine>> {
         // The stream says nothing before the first line, so a missing container is found here.
         let missing = || Error::NotFound(format!("container {id}"));
         let container = self.inspect_container(id).await?.ok_or_else(missing)?;
+        let LogQuery {
+            tail,
+            after_ns,
+            follow,
+        } = query;
         let options = LogsOptions {
             follow,
             stdout: true,
             stderr: true,
+            timestamps: true,
+            // Whole seconds: the lines before are left out one by one.
+            since: i32::try_from(after_ns / NANOS_PER_SECOND).unwrap_or(0),
             tail: tail.to_string(),
             ..LogsOptions::default()
         };
@@ -74,7 +84,7 @@ impl BollardEngine {
             let output = raw.logs(&container.id, Some(options));
             tokio::select! {
                 () = lines.closed() => {}
-                () = pass_lines(output, idle, &lines) => {}
+                () = pass_lines(output, idle, after_ns, &lines) => {}
             }
         });
         Ok(reader)
@@ -174,10 +184,13 @@ async fn collect(mut output: impl Stream<Item = RawResult<LogOutput>> + Unpin) -
 async fn pass_lines(
     output: impl Stream<Item = RawResult<LogOutput>>,
     idle: Option<Duration>,
+    after_ns: u64,
     lines: &mpsc::Sender<LogLine>,
 ) {
     let mut output = std::pin::pin!(output);
-    let mut splitters = [false, true].map(|stderr| (stderr, LineSplitter::new(LOG_LINE_MAX)));
+    let is_new = |line: &LogLine| after_ns == 0 || line.at_ns > after_ns;
+    let line_max = LOG_LINE_MAX + LOG_TIME_MAX;
+    let mut splitters = [false, true].map(|stderr| (stderr, LineSplitter::new(line_max)));
     loop {
         let next = match idle {
             Some(idle) => tokio::time::timeout(idle, output.next())
@@ -192,17 +205,32 @@ async fn pass_lines(
         let stderr = matches!(piece, LogOutput::StdErr { .. });
         let (_, splitter) = &mut splitters[usize::from(stderr)];
         for text in splitter.push(&piece.into_bytes()) {
-            if lines.send(LogLine { stderr, text }).await.is_err() {
+            let line = log_line(stderr, &text);
+            if is_new(&line) && lines.send(line).await.is_err() {
                 return;
             }
         }
     }
     for (stderr, splitter) in &mut splitters {
-        if let Some(text) = splitter.finish() {
-            let stderr = *stderr;
+        let last = splitter.finish().map(|text| log_line(*stderr, &text));
+        if let Some(line) = last.filter(is_new) {
             // The reader may have gone.
-            lines.send(LogLine { stderr, text }).await.ok();
+            lines.send(line).await.ok();
         }
+    }
+}
+
+/// A line as the engine gives it: its time, a blank, its text.
+fn log_line(stderr: bool, line: &str) -> LogLine {
+    let (time, text) = line.split_once(' ').unwrap_or((line, ""));
+    let at = humantime::parse_rfc3339(time).ok();
+    let since = at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    let at_ns = since.and_then(|since| u64::try_from(since.as_nanos()).ok());
+    LogLine {
+        stderr,
+        // What has no time is not the engine's doing; all of it is text then.
+        text: if at_ns.is_some() { text } else { line }.to_owned(),
+        at_ns: at_ns.unwrap_or(0),
     }
 }
 
@@ -325,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_outputs_are_split_by_themselves() {
+    async fn both_outputs_are_split_by_themselves_and_old_lines_left_out() {
         let (lines, mut reader) = mpsc::channel(10);
         let out = |text: &'static str| {
             Ok(LogOutput::StdOut {
@@ -337,8 +365,13 @@ mod tests {
                 message: text.into(),
             })
         };
-        let pieces = vec![out("on"), err("bad\n"), out("e\ntwo")];
-        pass_lines(futures_util::stream::iter(pieces), None, &lines).await;
+        let pieces = vec![
+            out("2026-01-01T00:00:00.000000001Z old\n2026-01-01T00:00:00.000000003Z on"),
+            err("2026-01-01T00:00:00.000000004Z bad\n"),
+            out("e\n2026-01-01T00:00:00.000000005Z two"),
+        ];
+        let after = 1_767_225_600_000_000_001;
+        pass_lines(futures_util::stream::iter(pieces), None, after, &lines).await;
         drop(lines);
         let mut read = Vec::new();
         while let Some(line) = reader.recv().await {

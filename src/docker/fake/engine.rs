@@ -13,7 +13,7 @@ use super::state::{State, Timer};
 use super::{Behaviour, FakeEngine};
 use crate::docker::{
     BuildRequest, Container, Engine, EngineEvent, EngineInfo, Error, Image, Lines, Listed, LogLine,
-    Network, NewContainer, Result, RunState, Volume, label,
+    LogQuery, Network, NewContainer, Result, RunState, Volume, label,
 };
 use crate::model::spec::HealthCheck;
 
@@ -156,9 +156,8 @@ impl Engine for FakeEngine {
         .await
     }
 
-    async fn logs(&self, id: &str, tail: usize, follow: bool) -> Result<mpsc::Receiver<LogLine>> {
-        self.act("logs", |state| state.read_log(id, tail, follow))
-            .await
+    async fn logs(&self, id: &str, query: LogQuery) -> Result<mpsc::Receiver<LogLine>> {
+        self.act("logs", |state| state.read_log(id, query)).await
     }
 
     async fn exec(&self, id: &str, argv: &[String], _timeout: Duration) -> Result<(i64, String)> {

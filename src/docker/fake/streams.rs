@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use super::state::{State, is_up};
-use crate::docker::{EngineEvent, LogLine, Network, Result};
+use crate::docker::{EngineEvent, LogLine, LogQuery, Network, Result};
 
 /// Events and log lines waiting for a reader; as with Docker, what is too much is lost.
 const QUEUE: usize = 1024;
@@ -17,12 +17,15 @@ const ADDRESSES: std::ops::RangeInclusive<u8> = 2..=254;
 /// Logs and events.
 impl State {
     pub(super) fn print(&mut self, id: &str, text: &str) {
+        let now_ms = self.now_ms;
         let Ok(held) = self.held(id) else {
             return;
         };
         let line = LogLine {
             stderr: false,
             text: text.to_owned(),
+            // Of one millisecond each has its own.
+            at_ns: now_ms * 1_000_000 + held.log.len() as u64,
         };
         held.log.push(line.clone());
         held.followers
@@ -32,13 +35,17 @@ impl State {
     pub(super) fn read_log(
         &mut self,
         name: &str,
-        tail: usize,
-        follow: bool,
+        query: LogQuery,
     ) -> Result<mpsc::Receiver<LogLine>> {
+        let LogQuery {
+            tail,
+            after_ns,
+            follow,
+        } = query;
         let held = self.held(name)?;
         let skip = held.log.len().saturating_sub(tail);
         let (lines, reader) = mpsc::channel(QUEUE + tail.min(held.log.len()));
-        for line in &held.log[skip..] {
+        for line in held.log[skip..].iter().filter(|line| line.at_ns > after_ns) {
             // The channel has room for them.
             lines.try_send(line.clone()).ok();
         }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use viking::docker::fake::Behaviour;
-use viking::docker::{Error, LogLine, NewContainer, PortBinding, RunState};
+use viking::docker::{Error, LogQuery, NewContainer, PortBinding, RunState};
 use viking::model::spec::{HealthCheck, Proto};
 
 use super::{Env, contract, eventually, words};
@@ -138,7 +138,10 @@ async fn what_is_missing_is_not_found(env: Env) {
         engine.start(&missing).await,
         engine.unpause(&missing).await,
         engine.set_limits(&missing, 0, 0).await,
-        engine.logs(&missing, 1, true).await.map(|_| ()),
+        engine
+            .logs(&missing, LogQuery::following(1))
+            .await
+            .map(|_| ()),
         engine
             .exec(&missing, &words(&["true"]), SOON)
             .await
@@ -324,7 +327,7 @@ async fn a_signal_of_our_choice_stops(env: Env) {
     env.script(|fake| fake.prints(&format!("sh -c {script}"), &["ready"]));
     let id = env.run(&env.container("a", &["sh", "-c", script])).await;
     // A signal that comes before the shell has heard of it would do something else.
-    let mut log = env.engine.logs(&id, 1, true).await.unwrap();
+    let mut log = env.engine.logs(&id, LogQuery::following(1)).await.unwrap();
     assert_eq!(log.recv().await.unwrap().text, "ready");
     env.engine.stop(&id, Some("SIGUSR1"), LATER).await.unwrap();
     let ended = env.see(&id).await;
@@ -340,7 +343,7 @@ async fn what_ignores_the_signal_is_killed(env: Env) {
     });
     for (name, signal) in [("a", None), ("b", Some("SIGTERM"))] {
         let id = env.run(&env.container(name, &["sh", "-c", script])).await;
-        let mut log = env.engine.logs(&id, 1, true).await.unwrap();
+        let mut log = env.engine.logs(&id, LogQuery::following(1)).await.unwrap();
         assert_eq!(log.recv().await.unwrap().text, "ready");
         let timeout = Duration::from_secs(1);
         env.engine.stop(&id, signal, timeout).await.unwrap();
@@ -374,8 +377,9 @@ async fn the_log_has_a_tail_and_goes_on(env: Env) {
     .await;
     assert_eq!(tail, ["one", "two"]);
     assert_eq!(env.log(&id, 1).await, ["two"]);
-    let mut followed = env.engine.logs(&id, 1, true).await.unwrap();
-    assert_eq!(followed.recv().await, Some(line("two")));
+    let mut followed = env.engine.logs(&id, LogQuery::following(1)).await.unwrap();
+    let two = followed.recv().await.unwrap();
+    assert_eq!(two.text, "two");
     env.engine
         .exec(&id, &words(&["touch", "/go"]), LATER)
         .await
@@ -384,9 +388,18 @@ async fn the_log_has_a_tail_and_goes_on(env: Env) {
         fake.print(&id, "three");
         fake.exit(&id, 0);
     });
-    assert_eq!(followed.recv().await, Some(line("three")));
+    let three = followed.recv().await.unwrap();
+    assert_eq!(three.text, "three");
+    assert!(three.at_ns > two.at_ns);
     // The stream ends with the container.
     assert_eq!(followed.recv().await, None);
+    let query = LogQuery {
+        after_ns: two.at_ns,
+        ..LogQuery::last(5)
+    };
+    let mut later = env.engine.logs(&id, query).await.unwrap();
+    assert_eq!(later.recv().await.unwrap().text, "three");
+    assert_eq!(later.recv().await, None);
     env.done().await;
 }
 
@@ -496,13 +509,6 @@ fn http(path: &str, status: Option<u16>) -> HealthCheck {
     }
 }
 
-fn line(text: &str) -> LogLine {
-    LogLine {
-        stderr: false,
-        text: text.into(),
-    }
-}
-
 /// Container port 80 on this host port.
 pub(crate) fn port(host_port: u16) -> PortBinding {
     PortBinding {
@@ -530,7 +536,7 @@ impl Env {
     }
 
     async fn log(&self, id: &str, tail: usize) -> Vec<String> {
-        let mut reader = self.engine.logs(id, tail, false).await.unwrap();
+        let mut reader = self.engine.logs(id, LogQuery::last(tail)).await.unwrap();
         let mut lines = Vec::new();
         while let Some(line) = reader.recv().await {
             lines.push(line.text);

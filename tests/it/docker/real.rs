@@ -12,7 +12,7 @@ use bollard::query_parameters::{
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use viking::docker::bollard::{BollardEngine, Deadlines};
-use viking::docker::{BuildRequest, Engine, Error, RunState, label};
+use viking::docker::{BuildRequest, Engine, Error, LogQuery, RunState, label};
 use viking::model::spec::HealthCheck;
 
 use super::{Env, PREFIX, docker_address, words};
@@ -99,7 +99,6 @@ async fn all_unreachable(engine: &BollardEngine) {
     let labels = Default::default();
     let calls = [
         engine.info().await.map(|_| ()),
-        engine.ping().await,
         engine.list("c").await.map(|_| ()),
         engine.container("a").await.map(|_| ()),
         engine.create(&Default::default()).await.map(|_| ()),
@@ -108,7 +107,7 @@ async fn all_unreachable(engine: &BollardEngine) {
         engine.stop("a", Some("SIGTERM"), SHORT).await,
         engine.set_limits("a", 0, 0).await,
         engine.remove("a").await,
-        engine.logs("a", 1, true).await.map(|_| ()),
+        engine.logs("a", LogQuery::following(1)).await.map(|_| ()),
         engine.exec("a", &words(&["true"]), SHORT).await.map(|_| ()),
         engine.events().await.map(|_| ()),
         engine.image("a:1").await.map(|_| ()),
@@ -118,6 +117,7 @@ async fn all_unreachable(engine: &BollardEngine) {
         engine.build(request, &lines).await.map(|_| ()),
         engine.ensure_network("a", &labels).await.map(|_| ()),
         engine.ensure_volume("a", &labels).await,
+        engine.ping().await,
     ];
     for (index, call) in calls.into_iter().enumerate() {
         // The empty container's name is refused before Docker is asked.
@@ -186,7 +186,7 @@ async fn a_program_that_is_not_there_ends_at_once_and_says_so() {
     let id = env.run(&env.container("a", &["no-such-program"])).await;
     let ended = env.until(&id, |seen| seen.state == RunState::Exited).await;
     assert_eq!(ended.exit_code, 127);
-    let mut log = env.engine.logs(&id, 1, false).await.unwrap();
+    let mut log = env.engine.logs(&id, LogQuery::last(1)).await.unwrap();
     let said = log.recv().await.unwrap();
     assert!(said.text.contains("no-such-program"), "{said:?}");
     env.done().await;
@@ -198,7 +198,7 @@ async fn a_log_without_line_ends_is_cut() {
     let script = "head -c 100000 /dev/zero | tr '\\0' x; echo; echo end";
     let id = env.run(&env.container("a", &["sh", "-c", script])).await;
     env.until(&id, |seen| seen.state == RunState::Exited).await;
-    let mut log = env.engine.logs(&id, 100, false).await.unwrap();
+    let mut log = env.engine.logs(&id, LogQuery::last(100)).await.unwrap();
     let first = log.recv().await.unwrap();
     assert!(
         (16_384..17_000).contains(&first.text.len()),
