@@ -8,6 +8,7 @@
 mod address;
 mod credentials;
 mod error;
+mod history;
 mod hostile;
 pub mod poll;
 mod remote;

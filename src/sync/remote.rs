@@ -13,6 +13,10 @@ use git2::{
 use super::error::{Error, said};
 use super::transport::{Attempt, PACK_MAX_BYTES, with_attempt};
 
+/// Commits fetched to see whether a history was rewritten: a branch seldom moves further between two
+/// looks, and each may bring every file it changed.
+const DEPTH_DEEP: i32 = 100;
+
 /// The commit that `wanted` (`HEAD` or `refs/heads/…`) points at there.
 pub(super) fn head(attempt: &Arc<Attempt>, wanted: &str) -> Result<String, Error> {
     with_attempt(attempt, || {
@@ -35,6 +39,26 @@ pub(super) fn fetch(
     mirror: &Repository,
     wanted: &str,
 ) -> Result<String, Error> {
+    let id = download(attempt, mirror, wanted, 1)?;
+    keep(mirror, &id)?;
+    Ok(id)
+}
+
+/// Brings [`DEPTH_DEEP`] commits of `wanted` into the mirror, to see where it came from.
+pub(super) fn deepen(
+    attempt: &Arc<Attempt>,
+    mirror: &Repository,
+    wanted: &str,
+) -> Result<(), Error> {
+    download(attempt, mirror, wanted, DEPTH_DEEP).map(drop)
+}
+
+fn download(
+    attempt: &Arc<Attempt>,
+    mirror: &Repository,
+    wanted: &str,
+    depth: i32,
+) -> Result<String, Error> {
     with_attempt(attempt, || {
         let failed = |error: &git2::Error| explain_in(attempt, mirror.path(), error);
         let mut remote = mirror
@@ -45,14 +69,13 @@ pub(super) fn fetch(
             .map_err(|error| failed(&error))?;
         let heads = connection.list().map_err(|error| failed(&error))?;
         let id = pick(attempt, heads, wanted)?;
-        if !has(mirror, &id) {
+        if depth > 1 || !has(mirror, &id) {
             connection
                 .remote()
-                .download(&[wanted], Some(&mut options(attempt)))
+                .download(&[wanted], Some(&mut options(attempt, depth)))
                 .map_err(|error| failed(&error))?;
             crate::failpoint::hit("fetch");
         }
-        keep(mirror, &id)?;
         Ok(id)
     })
 }
@@ -74,7 +97,7 @@ pub(super) fn keep(mirror: &Repository, id: &str) -> Result<(), Error> {
     })
 }
 
-fn options<'a>(attempt: &'a Arc<Attempt>) -> FetchOptions<'a> {
+fn options<'a>(attempt: &'a Arc<Attempt>, depth: i32) -> FetchOptions<'a> {
     let mut callbacks = RemoteCallbacks::new();
     // Returning false ends the download: the only way to stop libgit2 between two reads.
     callbacks.transfer_progress(move |progress| {
@@ -87,7 +110,7 @@ fn options<'a>(attempt: &'a Arc<Attempt>) -> FetchOptions<'a> {
         .update_fetchhead(false);
     // libgit2 has no shallow fetch from a path.
     if !attempt.address.is_local() {
-        options.depth(1);
+        options.depth(depth);
     }
     options
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use git2::{Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags};
+use git2::{Repository, RepositoryInitOptions, RepositoryOpenFlags};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -17,7 +17,7 @@ use super::address::Address;
 use super::credentials::CredentialFile;
 use super::error::{Error, cut, is_unprintable, said};
 use super::transport::{Attempt, SshOptions, https, prepare};
-use super::{remote, tree};
+use super::{history, remote, tree};
 use crate::model::release::{Commit, Source};
 use crate::model::tree::Tree;
 
@@ -172,14 +172,38 @@ impl Mirrors {
     }
 
     /// Whether the history was rewritten between two commits seen: `old` is not an ancestor of
-    /// `new`. `None` when the mirror does not hold enough of the history to tell, which with depth
-    /// 1 is so for all but a direct child.
+    /// `new`. Where the mirror does not hold enough of the history to tell, more of it is fetched
+    /// once; `None` when that is not enough either.
     pub async fn rewritten(&self, source: &Source, old: &str, new: &str) -> Option<bool> {
+        if let Some(known) = self.is_rewritten(source, old, new).await {
+            return Some(known);
+        }
+        self.deepen(source).await.ok()?;
+        self.is_rewritten(source, old, new).await
+    }
+
+    async fn is_rewritten(&self, source: &Source, old: &str, new: &str) -> Option<bool> {
         let (old, new) = (old.to_owned(), new.to_owned());
         let known = self.read(source, move |mirror, _| {
-            Ok(is_rewritten(&open(&mirror)?, &old, &new))
+            Ok(history::is_rewritten(&open(&mirror)?, &old, &new))
         });
         known.await.ok().flatten()
+    }
+
+    /// Brings a bounded part of the branch's history here.
+    async fn deepen(&self, source: &Source) -> Result<(), Error> {
+        let (address, wanted) = parse(source)?;
+        if address.is_local() {
+            // A path is always fetched whole.
+            return Ok(());
+        }
+        let path = self.path(&address);
+        let lock = self.fetch_lock(&address);
+        let _one = lock.lock().await;
+        self.ask(address, move |attempt| {
+            remote::deepen(attempt, &open(&path)?, &wanted)
+        })
+        .await
     }
 
     /// Where the source's mirror is, for tests and clean-up.
@@ -366,22 +390,4 @@ fn described(commit: &git2::Commit<'_>) -> Commit {
         author: line(author.name_bytes(), AUTHOR_MAX_CHARS),
         at_ms: seconds.saturating_mul(1000),
     }
-}
-
-fn is_rewritten(mirror: &Repository, old: &str, new: &str) -> Option<bool> {
-    let (old, new) = (Oid::from_str(old).ok()?, Oid::from_str(new).ok()?);
-    if old == new {
-        return Some(false);
-    }
-    let newer = mirror.find_commit(new).ok()?;
-    // At depth 1 the commit's own text still names its parents, libgit2's view of it does not.
-    let parent = format!("parent {old}");
-    if newer.raw_header().ok()?.lines().any(|line| line == parent) {
-        return Some(false);
-    }
-    mirror.find_commit(old).ok()?;
-    if mirror.graph_descendant_of(new, old).ok()? {
-        return Some(false);
-    }
-    (!mirror.is_shallow()).then_some(true)
 }

@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use viking::model::release::Source;
 use viking::sync::{Error, Options};
 
 use super::servers::{Https, Sshd};
-use super::source::{Data, Repo, git, source};
+use super::source::{Data, Repo, git, git_with, source};
 
 /// Long enough for a hand-shake that never comes to be waited for, short enough for a test.
 const SOON: Duration = Duration::from_millis(400);
@@ -89,17 +90,82 @@ async fn a_rewritten_history_is_followed_and_noticed() {
     assert_eq!(data.pull(&source).await.unwrap(), base);
 }
 
+/// Both fetch single commits: what they were made from is found out when it matters.
 #[tokio::test]
-async fn a_history_cut_at_depth_one_says_nothing_about_rewriting() {
+async fn a_rewritten_history_is_noticed_over_https_and_ssh() {
+    let repo = Repo::new();
+    let server = Https::serve(&repo.path).await;
+    let sshd = Sshd::serve().await;
+    for (data, url) in [
+        (Data::new(server.options()), server.url("open")),
+        (
+            Data::new(sshd.options("user_key", "known_hosts")),
+            sshd.url(&repo.url()),
+        ),
+    ] {
+        follow_rewrites(&repo, &data, &source(&url)).await;
+    }
+}
+
+async fn follow_rewrites(repo: &Repo, data: &Data, source: &Source) {
+    let url = &source.url;
+    let commit = |text: &str| repo.commit(&[("a", &format!("{text} {url}"))], text);
+    let back = |to: &str| git(&repo.path, &["reset", "-q", "--hard", to]);
+    let mut last = data.pull(source).await.expect("it is there");
+    let base = repo.head();
+    let mut moved = async |what: &str, want: bool| {
+        let new = data.pull(source).await.expect("it is there");
+        let rewritten = data.mirrors.rewritten(source, &last, &new).await;
+        assert_eq!(rewritten, Some(want), "{what} over {url}");
+        // The files are still those of the newest commit.
+        assert!(data.mirrors.tree(source, &new).await.is_ok(), "{what}");
+        last = new;
+    };
+    commit("1");
+    moved("a child", false).await;
+    commit("2");
+    commit("3");
+    moved("two commits at once", false).await;
+    back("HEAD~1");
+    commit("3 again");
+    moved("an amended commit", true).await;
+    back("HEAD~1");
+    moved("a branch set back by one", true).await;
+    back(&base);
+    commit("other 1");
+    commit("other 2");
+    moved("another branch", true).await;
+    commit("other 3");
+    moved("a child of it", false).await;
+}
+
+#[tokio::test]
+async fn a_history_longer_than_is_fetched_says_nothing_about_rewriting() {
     let repo = Repo::new();
     let server = Https::serve(&repo.path).await;
     let data = Data::new(server.options());
     let source = source(&server.url("open"));
     let old = data.pull(&source).await.unwrap();
-    repo.commit(&[("a", "1")], "between");
-    repo.commit(&[("a", "2")], "new");
+    let text = (0..101).map(|n| {
+        let from = if n == 0 {
+            "from refs/heads/main^0\n"
+        } else {
+            ""
+        };
+        format!("commit refs/heads/main\ncommitter A <a@x> {n} +0000\ndata 1\nx\n{from}\n")
+    });
+    let text: String = text.collect();
+    git_with(&repo.path, &["fast-import", "--quiet"], text.as_bytes());
     let new = data.pull(&source).await.unwrap();
     assert_eq!(data.mirrors.rewritten(&source, &old, &new).await, None);
+    let seen = server.seen().len();
+    repo.commit(&[], "a child");
+    let child = data.pull(&source).await.unwrap();
+    let rewritten = data.mirrors.rewritten(&source, &new, &child).await;
+    assert_eq!(rewritten, Some(false));
+    let looks = server.seen().split_off(seen);
+    let looks = looks.iter().filter(|look| *look == "GET open").count();
+    assert_eq!(looks, 2, "a child asks for no deeper fetch");
 }
 
 #[tokio::test]
