@@ -6,14 +6,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use viking::build::LOG_LINES_KEPT;
 use viking::build::registry::{HttpRegistry, Registry};
+use viking::build::{Error, LOG_LINES_KEPT};
 use viking::docker::bollard::BollardEngine;
 use viking::model::names::StackName;
 use viking::model::spec::ImageRef;
 use viking::model::vikingfile::{BuildEntry, DockerfileSource};
 
-use super::{Stack, entry, image, node, own};
+use super::{Stack, entry, image, node, outside, own};
 
 /// A registry in a container of this test; removed with everything that was pushed there.
 struct Real {
@@ -184,6 +184,36 @@ async fn a_failed_command_is_the_commits_fault_with_its_last_lines() {
             .iter()
             .any(|p| p.line == "line 1" && p.about == "web")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_builder_can_see_is_the_commits_fault_too() {
+    let (_real, mut stack) = Real::start().await;
+    let base = "FROM viking/busybox:1\n";
+    for rest in [
+        "COPY nope /x",
+        "COPY nope* /x",
+        "COPY --from=viking/busybox:1 /nope /x",
+        "COPY --from=7 /nope /x",
+        "USER nope\nRUN true",
+        "RUN [\"nope\"]",
+        "RUN echo address already in use && exit 3",
+        "ENV A=${B:?is wanted}",
+        "WORKDIR /etc/passwd",
+        "FROM UPPER/x",
+        "ENV x",
+        "EXPOSE x",
+    ] {
+        let text = format!("{base}{rest}");
+        let failed = stack.build(&[], &[entry("web", &text)], &[]).await;
+        assert!(
+            matches!(failed, Err(Error::Own { .. })),
+            "{rest}: {failed:?}"
+        );
+    }
+    // Nobody listens there.
+    let away = entry("web", "FROM 127.0.0.1:1/x:1");
+    outside(stack.build(&[], &[away], &[]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
