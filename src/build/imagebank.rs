@@ -22,8 +22,9 @@ use crate::model::progress::Stage;
 use crate::model::release::ImageRecord;
 use crate::model::tree::Tree;
 
-/// Longest build: one that takes longer hangs, and holds a place of the few there are.
-const BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Longest wait for the engine's answer to a build. The engine ends one that takes too long itself,
+/// well before this, and knows whose fault it is: past this, it is the engine that hangs.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(40 * 60);
 
 /// Longest push.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -176,7 +177,7 @@ impl Bank<'_> {
         let engine = self.job.engine;
         let (built, log) = told
             .listen("build.mid", |lines| async move {
-                timeout(BUILD_TIMEOUT, engine.build(request, &lines)).await
+                timeout(ENGINE_TIMEOUT, engine.build(request, &lines)).await
             })
             .await;
         // A context that could not be sent is the reason, whatever the builder made of it.
@@ -188,11 +189,10 @@ impl Bank<'_> {
         match built {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Error::engine(&entry.name, error, log)),
-            Err(_) => Err(Error::Own {
-                image: entry.name.to_string(),
-                reason: format!("the build did not end within {BUILD_TIMEOUT:?}"),
-                log,
-            }),
+            Err(_) => {
+                let reason = format!("the engine did not end the build within {ENGINE_TIMEOUT:?}");
+                Err(Error::outside(&entry.name, &reason))
+            }
         }
     }
 

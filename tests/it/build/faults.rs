@@ -139,6 +139,14 @@ async fn independent_images_are_built_at_the_same_time() {
     assert_eq!(started.elapsed().as_secs(), 120);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_is_nobodys_fault() {
+    let (engine, mut stack) = Stack::fake();
+    engine.latency("build", Duration::from_secs(24 * 60 * 60));
+    let reason = outside(stack.build(&[], &[entry("web", "FROM x")], &[]).await);
+    assert!(reason.contains("did not end the build"), "{reason}");
+}
+
 #[tokio::test]
 async fn external_references_are_asked_for_once_and_missing_ones_told_apart() {
     let (engine, mut stack) = Stack::fake();
