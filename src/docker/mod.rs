@@ -225,6 +225,8 @@ pub struct Image {
     pub size_bytes: u64,
     /// Whether it brings its own HEALTHCHECK.
     pub has_healthcheck: bool,
+    /// Its ONBUILD lines: what a build on it runs first.
+    pub on_build: Vec<String>,
 }
 
 /// A build. The context is a tar, already holding the Dockerfile.

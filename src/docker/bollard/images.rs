@@ -1,7 +1,7 @@
 //! Images through bollard: look, pull, push, tag, untag. Called by the engine's trait only.
 
 use bollard::errors::Error as Raw;
-use bollard::models::ProgressDetail;
+use bollard::models::{ImageInspect, ProgressDetail};
 use bollard::query_parameters::{
     CreateImageOptions, PushImageOptions, RemoveImageOptions, TagImageOptions,
 };
@@ -21,16 +21,7 @@ impl BollardEngine {
     pub(super) async fn inspect_image(&self, name: &str) -> Result<Option<Image>> {
         let call = self.raw().await?.inspect_image(reference(name)?);
         let answer = found(within(self.deadlines.look, Doing::Else, call).await)?;
-        Ok(answer.map(|raw| Image {
-            id: raw.id.unwrap_or_default(),
-            repo_digests: raw.repo_digests.unwrap_or_default(),
-            size_bytes: u64::try_from(raw.size.unwrap_or(0)).unwrap_or(0),
-            has_healthcheck: raw
-                .config
-                .and_then(|config| config.healthcheck?.test)
-                .and_then(|test| test.into_iter().next())
-                .is_some_and(|kind| kind != HEALTHCHECK_NONE),
-        }))
+        Ok(answer.map(seen))
     }
 
     pub(super) async fn pull_image(&self, name: &str, lines: &Lines) -> Result<()> {
@@ -142,6 +133,21 @@ fn say((id, status, progress): &Step) -> Option<String> {
     let mut splitter = LineSplitter::new(BUILD_LINE_MAX);
     let first = splitter.push(line.as_bytes()).into_iter().next();
     first.or_else(|| splitter.finish()).map(|line| plain(&line))
+}
+
+/// An image as the engine shows it.
+fn seen(raw: ImageInspect) -> Image {
+    let config = raw.config.unwrap_or_default();
+    Image {
+        id: raw.id.unwrap_or_default(),
+        repo_digests: raw.repo_digests.unwrap_or_default(),
+        size_bytes: u64::try_from(raw.size.unwrap_or(0)).unwrap_or(0),
+        has_healthcheck: config
+            .healthcheck
+            .and_then(|check| check.test?.into_iter().next())
+            .is_some_and(|kind| kind != HEALTHCHECK_NONE),
+        on_build: config.on_build.unwrap_or_default(),
+    }
 }
 
 /// The digest in `v1: digest: sha256:… size: 945`, a push's last words.

@@ -34,6 +34,10 @@ impl FakeEngine {
         let stored = Stored {
             id: id.clone(),
             has_healthcheck: false,
+            on_build: rules
+                .iter()
+                .flat_map(|rule| rule.on_build.clone())
+                .collect(),
             behaviour: rules.into_iter().find_map(|rule| rule.behaviour),
         };
         let (repository, tag) = split(&request.name);

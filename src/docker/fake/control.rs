@@ -39,7 +39,16 @@ impl FakeEngine {
             text: text.to_owned(),
             lines: lines.iter().map(|line| (*line).to_owned()).collect(),
             error: Some(error.to_owned()),
-            behaviour: None,
+            ..BuildRule::default()
+        });
+    }
+
+    /// Images whose build context holds `text` have these ONBUILD lines.
+    pub fn build_triggers(&self, text: &str, on_build: &[&str]) {
+        self.state().build_rules.push(BuildRule {
+            text: text.to_owned(),
+            on_build: on_build.iter().map(|line| (*line).to_owned()).collect(),
+            ..BuildRule::default()
         });
     }
 

@@ -32,6 +32,7 @@ struct Shelves {
 pub(super) struct Stored {
     pub(super) id: String,
     pub(super) has_healthcheck: bool,
+    pub(super) on_build: Vec<String>,
     pub(super) behaviour: Option<Behaviour>,
 }
 
@@ -42,6 +43,7 @@ impl FakeRegistry {
         let stored = Stored {
             id: hash(&["published", content]),
             has_healthcheck: false,
+            on_build: Vec::new(),
             behaviour: None,
         };
         let (repository, tag) = split(reference);
@@ -169,6 +171,7 @@ impl Images {
         let stored = Stored {
             id: id.clone(),
             has_healthcheck,
+            on_build: Vec::new(),
             behaviour: None,
         };
         self.insert(stored, Some(name), None);
@@ -198,6 +201,7 @@ impl Images {
             repo_digests: local.digests.iter().cloned().collect(),
             size_bytes: SIZE,
             has_healthcheck: local.stored.has_healthcheck,
+            on_build: local.stored.on_build.clone(),
         })
     }
 

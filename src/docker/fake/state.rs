@@ -41,6 +41,7 @@ pub(super) struct BuildRule {
     pub(super) text: String,
     pub(super) lines: Vec<String>,
     pub(super) error: Option<String>,
+    pub(super) on_build: Vec<String>,
     pub(super) behaviour: Option<Behaviour>,
 }
 

@@ -19,6 +19,7 @@ contract!(
     a_broken_context_is_not_the_commits_fault,
     a_cancelled_build_leaves_no_container,
     an_image_travels_by_digest,
+    an_image_tells_what_a_build_on_it_runs_first,
     a_registry_that_is_away_is_an_error_and_no_absence,
 );
 
@@ -155,6 +156,18 @@ async fn an_image_travels_by_digest(env: Env) {
     assert_eq!(env.see(&container).await.image_id, id);
     let missing = env.engine.pull(&format!("{repository}:v2"), &lines).await;
     assert!(matches!(missing, Err(Error::NotFound(_))), "{missing:?}");
+    env.done().await;
+}
+
+async fn an_image_tells_what_a_build_on_it_runs_first(env: Env) {
+    let name = env.image("triggers");
+    let dockerfile = format!("FROM {BUSYBOX}\nONBUILD COPY . /x\nONBUILD RUN true\n");
+    env.script(|fake| fake.build_triggers("ONBUILD", &["COPY . /x", "RUN true"]));
+    let (id, _) = env.build(&name, &[("Dockerfile", &dockerfile)]).await;
+    id.unwrap();
+    let image = env.engine.image(&name).await.unwrap().unwrap();
+    assert_eq!(image.on_build, ["COPY . /x", "RUN true"]);
+    env.engine.untag(&name).await.unwrap();
     env.done().await;
 }
 
