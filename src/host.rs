@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use self::identity::Identity;
 use crate::api::{self, ApiState, Ask};
+use crate::build::Places;
 use crate::build::registry::HttpRegistry;
 use crate::config::Config;
 use crate::deploy::worker::{self, Worker};
@@ -187,6 +188,7 @@ pub async fn serve(
         engine,
         mirrors,
         registry,
+        builds: Places::default(),
         config,
         progress,
     };

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::build::Places;
 use crate::build::registry::Registry;
 use crate::config::Config;
 use crate::docker::SharedEngine;
@@ -58,6 +59,8 @@ pub struct Parts {
     pub mirrors: Mirrors,
     /// Where images go.
     pub registry: Arc<dyn Registry>,
+    /// Where builds of all stacks wait for their turn.
+    pub builds: Places,
     /// What the operator decided.
     pub config: Config,
     /// Where people hear how it goes.

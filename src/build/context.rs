@@ -23,7 +23,7 @@ pub const BYTES_MAX: u64 = 1 << 30;
 const VIKING_FILE: &str = "viking.yml";
 
 /// Version of the input hash: a change of what is hashed or sent must change it.
-const HASH_VERSION: &str = "v1";
+const HASH_VERSION: &str = "v2";
 
 /// Links followed on the way of one path, as Linux limits them.
 const LINK_HOPS_MAX: usize = 40;

@@ -14,6 +14,9 @@ use crate::model::names::{ImageName, StackName};
 /// Longest Dockerfile, in bytes: far above any that people write.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 
+/// Most FROM lines: each may name an image that is looked at.
+const STAGES_MAX: usize = 256;
+
 /// What stands before `<stack>/<image>`.
 const SCHEME: &str = "viking:";
 
@@ -33,7 +36,17 @@ pub struct Dockerfile {
     text: String,
     references: Vec<Reference>,
     reach: Reach,
+    bases: Vec<Base>,
     triggers: bool,
+}
+
+/// What a FROM line builds on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    /// `viking:<stack>/<image>`.
+    Viking(StackName, ImageName),
+    /// Any other image.
+    Named(String),
 }
 
 /// A `viking:<stack>/<image>` in a FROM or a COPY line.
@@ -68,6 +81,7 @@ impl Dockerfile {
             text: text.to_owned(),
             references: reader.references,
             reach: reader.reach,
+            bases: reader.bases,
             triggers: reader.triggers,
         })
     }
@@ -81,6 +95,12 @@ impl Dockerfile {
             .map(|r| (r.stack.clone(), r.image.clone()))
             .filter(|parent| seen.insert(parent.clone()))
             .collect()
+    }
+
+    /// What its FROM lines build on, stages of its own left out; each once.
+    #[must_use]
+    pub fn bases(&self) -> &[Base] {
+        &self.bases
     }
 
     /// The text with every `viking:` reference replaced by what `resolve` answers; everything else
@@ -127,10 +147,20 @@ struct Reader<'a> {
     /// ARG lines before the first FROM: all that FROM lines may use.
     globals: BTreeMap<String, String>,
     in_stage: bool,
+    /// FROM lines so far.
+    froms: usize,
+    /// Named stages so far, and whether their ONBUILD lines read the context.
+    stages: BTreeMap<String, bool>,
+    /// The stage that is being read, if it has a name.
+    stage: Option<String>,
     references: Vec<Reference>,
     reach: Reach,
+    bases: Vec<Base>,
     triggers: bool,
 }
+
+/// The one base that is no image.
+const SCRATCH: &str = "scratch";
 
 /// What the classic builder knows.
 const INSTRUCTIONS: [&str; 18] = [
@@ -161,8 +191,12 @@ impl<'a> Reader<'a> {
             escape,
             globals: BTreeMap::new(),
             in_stage: false,
+            froms: 0,
+            stages: BTreeMap::new(),
+            stage: None,
             references: Vec::new(),
             reach: Reach::default(),
+            bases: Vec::new(),
             triggers: false,
         }
     }
@@ -189,36 +223,64 @@ impl<'a> Reader<'a> {
 
     fn from(&mut self, words: &[Word]) -> Result<(), String> {
         self.in_stage = true;
+        self.froms += 1;
+        if self.froms > STAGES_MAX {
+            return Err(format!("there are more than {STAGES_MAX} FROM lines"));
+        }
         let plain: Vec<&Word> = words
             .iter()
             .skip_while(|word| word.text.starts_with("--"))
             .collect();
-        let image = match plain.as_slice() {
-            [image] => image,
-            [image, by, _] if by.text.eq_ignore_ascii_case("as") => image,
+        let (image, alias) = match plain.as_slice() {
+            [image] => (image, None),
+            [image, by, alias] if by.text.eq_ignore_ascii_case("as") => (image, Some(alias)),
             _ => return Err("FROM takes `image` or `image AS name`".to_owned()),
         };
         let name = variables::expand(&image.text, &self.globals, self.escape)?;
-        // By convention such images read the context of whoever builds on them.
-        if name.contains("onbuild") {
-            self.reach.widen();
+        self.base(&name);
+        self.stage = alias.map(|alias| alias.text.to_ascii_lowercase());
+        self.stages.extend(self.stage.clone().map(|s| (s, false)));
+        if let Some((stack, image)) = self.reference(&name, image.at.clone())? {
+            self.add_base(Base::Viking(stack, image));
         }
-        self.reference(&name, image.at.clone())
+        Ok(())
     }
 
-    fn reference(&mut self, name: &str, at: Range<usize>) -> Result<(), String> {
+    fn base(&mut self, name: &str) {
+        match self.stages.get(&name.to_ascii_lowercase()) {
+            // Its ONBUILD lines run at the start of this stage.
+            Some(true) => self.reach.widen(),
+            Some(false) => {}
+            None if name.is_empty() || name == SCRATCH || name.starts_with(SCHEME) => {}
+            None => self.add_base(Base::Named(name.to_owned())),
+        }
+    }
+
+    fn add_base(&mut self, base: Base) {
+        if !self.bases.contains(&base) {
+            self.bases.push(base);
+        }
+    }
+
+    fn reference(
+        &mut self,
+        name: &str,
+        at: Range<usize>,
+    ) -> Result<Option<(StackName, ImageName)>, String> {
         let Some(path) = name.strip_prefix(SCHEME) else {
-            return Ok(());
+            return Ok(None);
         };
         let (stack, image) = path
             .split_once('/')
             .ok_or_else(|| format!("{:?} is not viking:<stack>/<image>", cut(name)))?;
+        let stack = StackName::parse(stack).map_err(|e| e.to_string())?;
+        let image = ImageName::parse(image).map_err(|e| e.to_string())?;
         self.references.push(Reference {
             at,
-            stack: StackName::parse(stack).map_err(|e| e.to_string())?,
-            image: ImageName::parse(image).map_err(|e| e.to_string())?,
+            stack: stack.clone(),
+            image: image.clone(),
         });
-        Ok(())
+        Ok(Some((stack, image)))
     }
 
     fn arg(&mut self, words: &[Word]) -> Result<(), String> {
@@ -287,6 +349,7 @@ impl<'a> Reader<'a> {
         };
         if later {
             self.triggers = true;
+            self.stages.extend(self.stage.clone().map(|s| (s, true)));
             return Ok(());
         }
         // Only ADD fetches; what is behind the address is not part of the input hash, as its bytes
@@ -310,6 +373,7 @@ impl<'a> Reader<'a> {
             return Err("a `viking:` reference must stand on one line".to_owned());
         }
         self.reference(name, flag.at.end - value.len()..flag.at.end)
+            .map(drop)
     }
 }
 

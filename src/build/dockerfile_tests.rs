@@ -145,7 +145,26 @@ fn reach_follows_every_form_of_copy() {
         }
     }
     assert!(parse("FROM a\nONBUILD ADD . /x").unwrap().triggers());
-    assert!(parse("FROM node:onbuild").unwrap().reach().covers("a"));
+}
+
+#[test]
+fn a_stage_on_a_stage_with_onbuild_lines_reads_the_context() {
+    let reaches = |last: &str| {
+        let text = format!("FROM a AS Base\nONBUILD COPY . /x\nFROM b AS other\nFROM {last}");
+        parse(&text).unwrap().reach().covers("a")
+    };
+    assert!(reaches("base"));
+    assert!(!reaches("other"));
+    assert!(!reaches("a"));
+}
+
+#[test]
+fn bases_are_the_images_of_from_lines() {
+    let text = "ARG V=7\nFROM redis:$V AS one\nFROM one\nFROM scratch\nFROM viking:s/a\n\
+                FROM redis:7\nCOPY --from=other:1 a b\nCOPY --from=viking:s/b a b";
+    let viking = Base::Viking("s".parse().unwrap(), "a".parse().unwrap());
+    let named = Base::Named("redis:7".to_owned());
+    assert_eq!(parse(text).unwrap().bases(), [named, viking]);
 }
 
 proptest::proptest! {

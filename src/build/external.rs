@@ -106,13 +106,13 @@ fn short_id(id: &str) -> String {
     }
 }
 
-fn digest_of(text: &str) -> Option<&str> {
+pub(super) fn digest_of(text: &str) -> Option<&str> {
     let (_, digest) = text.split_once('@')?;
     digest.starts_with("sha256:").then_some(digest)
 }
 
 /// The reference without digest and tag; a port is no tag.
-fn name_of(text: &str) -> &str {
+pub(super) fn name_of(text: &str) -> &str {
     let name = text.split_once('@').map_or(text, |(name, _)| name);
     match name.rsplit_once(':') {
         Some((before, tag)) if !tag.contains('/') => before,
@@ -121,7 +121,7 @@ fn name_of(text: &str) -> &str {
 }
 
 /// The digest under which a registry knows the image by this name.
-fn known_digest(repo_digests: &[String], name: &str) -> Option<String> {
+pub(super) fn known_digest(repo_digests: &[String], name: &str) -> Option<String> {
     repo_digests.iter().find_map(|known| {
         let (of, digest) = known.split_once('@')?;
         (familiar(of) == familiar(name)).then(|| digest.to_owned())

@@ -9,12 +9,14 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::archive::{self, Archive};
+use super::base::Bases;
 use super::context::{self, Context, ContextError, Inputs, input_hash};
 use super::labels::{self, Labelled};
 use super::listen::Told;
 use super::prepare::Prepared;
+use super::reach::Reach;
 use super::registry::repository;
-use super::{BuildJob, Error};
+use super::{BuildJob, Error, Resolved};
 use crate::docker::{BuildRequest, label};
 use crate::failpoint;
 use crate::model::names::ImageName;
@@ -40,35 +42,61 @@ pub(super) struct Bank<'a> {
     pub(super) tree: Arc<Tree>,
 }
 
+/// What goes into an image besides its bases.
+struct Ingredients {
+    context: Context,
+    /// Their hash.
+    input: String,
+}
+
 impl Bank<'_> {
-    /// The record of one image; `text` is its Dockerfile with every parent as a digest.
+    /// The record of one image.
     pub(super) async fn image(
         &self,
         prepared: &Prepared,
-        text: String,
+        resolved: &Resolved,
     ) -> Result<ImageRecord, Error> {
+        let name = &prepared.entry.name;
+        let own = prepared.dockerfile.reach();
+        let mut bases = Bases::look(self.job, prepared).await?;
+        for reach in bases.reaches(own) {
+            let Ingredients { input, .. } = self.ingredients(prepared, resolved, reach).await?;
+            let known = self.job.previous.get(name).into_iter().flatten();
+            let same = known.filter(|record| record.input == input && bases.are_in(record));
+            for record in same {
+                if let Some(record) = self.again(name, record).await? {
+                    return Ok(record);
+                }
+            }
+        }
+        bases.fetch(&self.told(Stage::Build, name)).await?;
+        let reach = bases.reaches(own).swap_remove(0);
+        let ingredients = self.ingredients(prepared, resolved, reach).await?;
+        self.make(prepared, &resolved.text, ingredients, &bases)
+            .await
+    }
+
+    async fn ingredients(
+        &self,
+        prepared: &Prepared,
+        resolved: &Resolved,
+        reach: Reach,
+    ) -> Result<Ingredients, Error> {
         let entry = &prepared.entry;
-        let context = self.context(prepared).await?;
+        let context = self.context(prepared, reach).await?;
         let inputs = Inputs {
-            dockerfile: &text,
+            dockerfile: &resolved.hashed,
             args: &entry.args,
             target: entry.target.as_deref(),
             platform: entry.platform.as_deref(),
         };
         let input = input_hash(&inputs, &context);
-        let known = self.job.previous.get(&entry.name).into_iter().flatten();
-        for record in known.filter(|record| record.input == input) {
-            if let Some(record) = self.again(&entry.name, record).await? {
-                return Ok(record);
-            }
-        }
-        self.make(prepared, text, context, input).await
+        Ok(Ingredients { context, input })
     }
 
-    async fn context(&self, prepared: &Prepared) -> Result<Context, Error> {
+    async fn context(&self, prepared: &Prepared, reach: Reach) -> Result<Context, Error> {
         let tree = Arc::clone(&self.tree);
         let folder = prepared.folder.clone();
-        let reach = prepared.dockerfile.reach().clone();
         let select = move || context::select(&tree, &folder, &reach);
         tokio::task::spawn_blocking(select)
             .await
@@ -115,14 +143,17 @@ impl Bank<'_> {
     async fn make(
         &self,
         prepared: &Prepared,
-        text: String,
-        context: Context,
-        input: String,
+        text: &str,
+        Ingredients { context, input }: Ingredients,
+        bases: &Bases<'_>,
     ) -> Result<ImageRecord, Error> {
         let image = &prepared.entry.name;
         let repository = repository(self.job.stack, image);
+        let place = self.job.places.0.acquire().await.expect("never closed");
         let started = Instant::now();
-        self.run_build(prepared, &repository, text, context).await?;
+        self.run_build(prepared, &repository, text.to_owned(), context)
+            .await?;
+        drop(place);
         let build_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         failpoint::hit("build.untagged");
         let digest = self.push(image, &repository).await?;
@@ -143,6 +174,7 @@ impl Bank<'_> {
             build_ms,
             commit: self.job.commit.id.clone(),
             built_by: self.job.tag.clone(),
+            bases: bases.digests().await?,
         })
     }
 

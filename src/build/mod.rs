@@ -3,6 +3,7 @@
 //! that parsed; writes nothing to the store.
 
 mod archive;
+mod base;
 pub mod context;
 pub mod dockerfile;
 pub mod external;
@@ -25,6 +26,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Semaphore;
 
 use crate::docker::{self, SharedEngine};
 use crate::model::names::{ImageName, StackName, Tag};
@@ -42,11 +44,24 @@ use registry::{Registry, RegistryError};
 /// as a build also waits for networks.
 const BUILDS_MAX: usize = 8;
 
+/// What stands for our registry's address in an input hash: where it listens changes no image.
+const ADDRESS_HASHED: &str = "registry";
+
 /// Lines of a failed build that are kept.
 pub const LOG_LINES_KEPT: usize = 20;
 
 /// A live image of another stack, if it has one.
 pub type OtherStacks<'a> = &'a (dyn Fn(&StackName, &ImageName) -> Option<ImageRef> + Sync);
+
+/// Places for builds, shared by all stacks of a host: they share its cores and its disk.
+#[derive(Clone)]
+pub struct Places(Arc<Semaphore>);
+
+impl Default for Places {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(builds_at_once())))
+    }
+}
 
 /// All that a build needs to know. Nothing in it is changed.
 pub struct BuildJob<'a> {
@@ -74,6 +89,8 @@ pub struct BuildJob<'a> {
     pub external: &'a BTreeMap<String, ImageRef>,
     /// Ask registries again what external references mean.
     pub pull: bool,
+    /// Where builds wait for their turn.
+    pub places: &'a Places,
     /// Who watches.
     pub progress: &'a ProgressSink,
     /// The run they watch.
@@ -180,12 +197,11 @@ async fn images(
     bank: &Bank<'_>,
     prepared: &[Prepared],
 ) -> Result<BTreeMap<ImageName, ImageRecord>, Error> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut waiting: Vec<&Prepared> = prepared.iter().collect();
     let mut done: BTreeMap<ImageName, ImageRecord> = BTreeMap::new();
     let mut running = FuturesUnordered::new();
     loop {
-        while running.len() < cores.clamp(2, BUILDS_MAX) {
+        while running.len() < builds_at_once() {
             let ready = waiting
                 .iter()
                 .position(|image| image.parents.iter().all(|p| done.contains_key(p)));
@@ -193,7 +209,7 @@ async fn images(
             let image = waiting.remove(index);
             let text = resolve(bank.job, image, &done)?;
             running.push(async move {
-                let record = bank.image(image, text).await?;
+                let record = bank.image(image, &text).await?;
                 Ok::<_, Error>((image.entry.name.clone(), record))
             });
         }
@@ -204,11 +220,35 @@ async fn images(
     }
 }
 
-/// The Dockerfile's text with every `viking:` reference as a digest.
+fn builds_at_once() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores.clamp(2, BUILDS_MAX)
+}
+
+/// A Dockerfile's text with every `viking:` reference as a digest.
+struct Resolved {
+    /// As the engine reads it.
+    text: String,
+    /// As it is hashed.
+    hashed: String,
+}
+
 fn resolve(
     job: &BuildJob<'_>,
     image: &Prepared,
     done: &BTreeMap<ImageName, ImageRecord>,
+) -> Result<Resolved, Error> {
+    Ok(Resolved {
+        text: resolve_at(job, image, done, job.registry.address())?,
+        hashed: resolve_at(job, image, done, ADDRESS_HASHED)?,
+    })
+}
+
+fn resolve_at(
+    job: &BuildJob<'_>,
+    image: &Prepared,
+    done: &BTreeMap<ImageName, ImageRecord>,
+    address: &str,
 ) -> Result<String, Error> {
     image.dockerfile.rewrite(|stack, parent| {
         let found = if stack == job.stack {
@@ -217,12 +257,10 @@ fn resolve(
             (job.other_stacks)(stack, parent)
         };
         // The other stack may go live any time without a newer commit here.
-        found
-            .map(|found| found.reference(job.registry.address()))
-            .ok_or_else(|| {
-                let reason = format!("is built on viking:{stack}/{parent}, which is not live");
-                Error::outside(&image.entry.name, &reason)
-            })
+        found.map(|found| found.reference(address)).ok_or_else(|| {
+            let reason = format!("is built on viking:{stack}/{parent}, which is not live");
+            Error::outside(&image.entry.name, &reason)
+        })
     })
 }
 

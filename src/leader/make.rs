@@ -232,6 +232,7 @@ impl<'a> Draft<'a> {
             other_stacks: &other,
             external: &external,
             pull,
+            places: &parts.builds,
             progress: &parts.progress,
             run: Some(self.run.clone()),
         };

@@ -51,6 +51,10 @@ pub struct ImageRecord {
     pub commit: String,
     /// The release that built these bytes.
     pub built_by: Tag,
+    /// Digests of the images its FROM lines name, by their text there. Not part of `input`: only
+    /// `--pull` compares them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bases: BTreeMap<String, String>,
 }
 
 impl ImageRecord {

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
 use viking::build::fake_registry::FakeManifests;
 use viking::build::registry::Registry;
-use viking::build::{self, BuildJob, Built, Error};
+use viking::build::{self, BuildJob, Built, Error, Places};
 use viking::docker::SharedEngine;
 use viking::docker::fake::FakeEngine;
 use viking::model::names::{ImageName, NodeName, StackName, Tag};
@@ -92,6 +92,8 @@ struct Stack {
     external: BTreeMap<String, ImageRef>,
     others: BTreeMap<(StackName, ImageName), ImageRef>,
     releases: u64,
+    pull: bool,
+    places: Places,
     /// What people saw of the last build.
     seen: Vec<Progress>,
 }
@@ -106,6 +108,8 @@ impl Stack {
             external: BTreeMap::new(),
             others: BTreeMap::new(),
             releases: 0,
+            pull: false,
+            places: Places::default(),
             seen: Vec::new(),
         }
     }
@@ -154,7 +158,8 @@ impl Stack {
             previous: &self.known,
             other_stacks: &others,
             external: &self.external,
-            pull: false,
+            pull: self.pull,
+            places: &self.places,
             progress: &progress,
             run: Some(RunId::new(0, 0)),
         })

@@ -73,6 +73,7 @@ fn record(digest: &str) -> ImageRecord {
         build_ms: 1,
         commit: "c".into(),
         built_by: tag("a1"),
+        bases: BTreeMap::new(),
     }
 }
 

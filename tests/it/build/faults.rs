@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use viking::build::Places;
+use viking::build::fake_registry::FakeManifests;
 use viking::build::registry::HttpRegistry;
 use viking::docker::fake::FakeEngine;
 use viking::model::names::StackName;
@@ -137,6 +139,114 @@ async fn independent_images_are_built_at_the_same_time() {
     let started = tokio::time::Instant::now();
     stack.build(&[], &entries, &[]).await.unwrap();
     assert_eq!(started.elapsed().as_secs(), 120);
+}
+
+/// Where the registry listens is not part of what an image is made from.
+#[tokio::test]
+async fn a_registry_at_another_port_builds_nothing() {
+    let (engine, mut stack) = Stack::fake();
+    let entries = [entry("base", "FROM x"), entry("web", "FROM viking:s/base")];
+    stack.build(&[], &entries, &[]).await.unwrap();
+    stack.registry = Arc::new(FakeManifests::new("127.0.0.1:5001", engine.registry()));
+    for (name, record) in stack.known.clone() {
+        // What the registry keeps, under its new address.
+        for at in [FAKE_ADDRESS, "127.0.0.1:5001"] {
+            let repository = format!("{at}/s/{name}");
+            let tag = record[0].built_by.as_str();
+            let old = format!("{FAKE_ADDRESS}/s/{name}:{tag}");
+            stack.engine.tag(&old, &repository, tag).await.unwrap();
+            let (lines, _reader) = tokio::sync::mpsc::channel(10);
+            stack.engine.push(&repository, tag, &lines).await.unwrap();
+        }
+    }
+    stack.build(&[], &entries, &[]).await.unwrap();
+    assert_eq!(engine.calls()["build"], 2, "one each, the first time");
+}
+
+#[tokio::test]
+async fn a_base_whose_onbuild_lines_read_the_context_makes_every_file_count() {
+    let (engine, mut stack) = Stack::fake();
+    engine.build_triggers("made for others", &["RUN true", "copy . /app"]);
+    let base = "FROM x\nRUN echo made for others";
+    // By an external name, and as another stack's live image.
+    let built = stack.build(&[], &[entry("base", base)], &[]).await.unwrap();
+    let live = built.images[&image("base")].image_ref();
+    stack.name = StackName::parse("t").expect("a name");
+    let key = (StackName::parse("s").expect("a name"), image("base"));
+    stack.others.insert(key, live.clone());
+    let external = live.reference(FAKE_ADDRESS);
+    for from in ["viking:s/base", external.as_str()] {
+        stack.known.clear();
+        engine.reset_calls();
+        let entries = [entry("web", &format!("FROM {from}"))];
+        for text in ["1", "2", "2"] {
+            stack.build(&[("f", text)], &entries, &[]).await.unwrap();
+        }
+        assert_eq!(engine.calls()["build"], 2, "{from}");
+    }
+}
+
+#[tokio::test]
+async fn a_base_is_fetched_only_when_something_must_be_built_on_it() {
+    let (engine, mut stack) = Stack::fake();
+    engine.registry().publish("base:1", "one");
+    let entries = [entry("web", "FROM base:1\nCOPY f /")];
+    stack.build(&[("f", "1")], &entries, &[]).await.unwrap();
+    assert_eq!(engine.calls()["pull"], 1);
+    // Cleaned up on this host, and its registry is away: nothing is built, so nobody is asked.
+    stack.engine.untag("base:1").await.unwrap();
+    engine.registry().lose("base");
+    stack.build(&[("f", "1")], &entries, &[]).await.unwrap();
+    assert_eq!((engine.calls()["pull"], engine.calls()["build"]), (1, 1));
+    // It is not there to be built on: the builder says so in its own words.
+    engine.build_fails("", &[], "manifest unknown");
+    own(stack.build(&[("f", "2")], &entries, &[]).await);
+}
+
+#[tokio::test]
+async fn a_pull_builds_on_a_newer_base_once() {
+    let (engine, mut stack) = Stack::fake();
+    let entries = [entry("web", "FROM base:1")];
+    let builds = async |pull: bool, stack: &mut Stack| {
+        engine.reset_calls();
+        stack.pull = pull;
+        stack.build(&[], &entries, &[]).await.unwrap();
+        engine.calls().get("build").copied().unwrap_or(0)
+    };
+    engine.registry().publish("base:1", "one");
+    assert_eq!(builds(false, &mut stack).await, 1);
+    assert_eq!(builds(true, &mut stack).await, 0, "still the newest");
+    let newer = engine.registry().publish("base:1", "with a fix");
+    assert_eq!(builds(false, &mut stack).await, 0, "nobody asked");
+    assert_eq!(builds(true, &mut stack).await, 1);
+    let record = &stack.known[&image("web")][0];
+    assert_eq!(record.bases["base:1"], newer);
+    assert_eq!(builds(false, &mut stack).await, 0);
+    assert_eq!(builds(true, &mut stack).await, 0);
+    engine.registry().lose("base");
+    assert_eq!(
+        builds(true, &mut stack).await,
+        0,
+        "a silent registry is no news"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn builds_of_all_stacks_share_the_places() {
+    let places = Places::default();
+    let minute = Duration::from_secs(60);
+    let stacks = (0..20).map(|_| {
+        let (engine, mut stack) = Stack::fake();
+        engine.latency("build", minute);
+        stack.places = places.clone();
+        async move { stack.build(&[], &[entry("a", "FROM x")], &[]).await }
+    });
+    let started = tokio::time::Instant::now();
+    for built in futures_util::future::join_all(stacks).await {
+        built.unwrap();
+    }
+    // Eight places at most.
+    assert!(started.elapsed() >= 3 * minute, "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
