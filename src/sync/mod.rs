@@ -2,14 +2,15 @@
 //! for checking URLs, by the API. It reads git objects from a bare mirror; it never makes a work
 //! tree, never runs a hook or a filter, never follows a submodule, and knows nothing of the store.
 //!
-//! Only this folder touches git2: `repo` (the mirrors), `tree` (a commit's files) and `transport`
-//! (bytes to and from a remote). The rest is pure.
+//! Only this folder touches git2: `repo` asks (through `mirror`, the folders, and `remote`, one
+//! conversation), `tree` and `history` read, `transport` moves bytes. The rest is pure.
 
 mod address;
 mod credentials;
 mod error;
 mod history;
 mod hostile;
+mod mirror;
 pub mod poll;
 mod remote;
 mod repo;

@@ -13,6 +13,8 @@ use git2::{
 use super::error::{Error, said};
 use super::transport::{Attempt, PACK_MAX_BYTES, with_attempt};
 
+/// Refs that keep fetched commits, by commit.
+const KEPT: &str = "refs/viking/";
 /// Commits fetched to see whether a history was rewritten: a branch seldom moves further between two
 /// looks, and each may bring every file it changed.
 const DEPTH_DEEP: i32 = 100;
@@ -87,20 +89,39 @@ pub(super) fn has(mirror: &Repository, id: &str) -> bool {
 
 /// The ref that keeps a commit reachable; several sources share a mirror, so it is named by commit.
 pub(super) fn keep(mirror: &Repository, id: &str) -> Result<(), Error> {
-    let name = format!("refs/viking/{id}");
-    let kept = Oid::from_str(id)
-        .and_then(|oid| mirror.find_commit(oid))
-        .and_then(|commit| mirror.reference(&name, commit.id(), true, "viking"));
-    kept.map(drop).map_err(|error| Error::Disk {
-        path: mirror.path().to_owned(),
-        reason: said(error.message()),
+    let name = format!("{KEPT}{id}");
+    let kept = Oid::from_str(id).and_then(|oid| {
+        // Writing it takes a lock: not on each look at a remote.
+        if mirror.refname_to_id(&name).is_ok_and(|kept| kept == oid) {
+            return Ok(());
+        }
+        let commit = mirror.find_commit(oid)?;
+        mirror
+            .reference(&name, commit.id(), true, "viking")
+            .map(drop)
+    });
+    kept.map_err(|error| match error.code() {
+        ErrorCode::Locked => locked(mirror.path(), &error),
+        _ => Error::Disk {
+            path: mirror.path().to_owned(),
+            reason: said(error.message()),
+        },
     })
+}
+
+/// Nobody else is at work in a mirror: whoever locked it is gone.
+fn locked(mirror: &Path, error: &git2::Error) -> Error {
+    Error::Damaged {
+        remote: mirror.display().to_string(),
+        reason: said(error.message()),
+    }
 }
 
 fn options<'a>(attempt: &'a Arc<Attempt>, depth: i32) -> FetchOptions<'a> {
     let mut callbacks = RemoteCallbacks::new();
     // Returning false ends the download: the only way to stop libgit2 between two reads.
     callbacks.transfer_progress(move |progress| {
+        attempt.progressed();
         !attempt.is_over() && progress.received_bytes() as u64 <= PACK_MAX_BYTES
     });
     let mut options = FetchOptions::new();
@@ -168,6 +189,7 @@ fn explain_in(attempt: &Attempt, mirror: &Path, error: &git2::Error) -> Error {
             what: remote,
             reason: format!("its pack has more than {PACK_MAX_BYTES} bytes"),
         },
+        (_, ErrorCode::Locked) => locked(mirror, error),
         (ErrorClass::Repository, _) | (ErrorClass::Os, ErrorCode::NotFound) => {
             Error::NotARepository { remote, reason }
         }

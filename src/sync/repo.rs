@@ -1,15 +1,12 @@
 //! The mirrors: one bare repository per remote in the data directory, and what the leader asks of
 //! them. Everything that waits for a remote has a deadline and a bounded number of threads. There is
-//! never a work tree, and a mirror is only a copy: one that cannot be opened is made anew.
+//! never a work tree.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use git2::{Repository, RepositoryInitOptions, RepositoryOpenFlags};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -17,25 +14,23 @@ use super::address::Address;
 use super::credentials::CredentialFile;
 use super::error::{Error, cut, is_unprintable, said};
 use super::transport::{Attempt, SshOptions, https, prepare};
-use super::{history, remote, tree};
+use super::{history, mirror, remote, tree};
 use crate::model::release::{Commit, Source};
 use crate::model::tree::Tree;
 
 /// How long one conversation with a remote may take when nobody says otherwise.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// Conversations at once, those given up but not yet ended included: a hanging remote costs at most
-/// this many threads.
+/// Conversations at once, those given up but not yet ended included: hanging remotes, of which each
+/// holds one place, cost at most this many threads.
 const REMOTES_AT_ONCE: usize = 8;
 /// Longest subject and author kept.
 const SUBJECT_MAX_CHARS: usize = 200;
 const AUTHOR_MAX_CHARS: usize = 100;
-/// libgit2's name for a pack that is still arriving.
-const HALF_PACK: &str = "pack_git2_";
 
 /// What the operator may set.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Deadline of one conversation.
+    /// Deadline of one conversation; with a path of this machine, of one without progress.
     pub timeout: Duration,
     /// Authorities trusted besides the system's, PEM.
     pub ca_file: Option<PathBuf>,
@@ -74,8 +69,8 @@ struct Shared {
     agent: ureq::Agent,
     credentials: CredentialFile,
     remotes: Arc<Semaphore>,
-    /// One fetch at a time into one mirror.
-    fetching: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// One conversation at a time with one remote, until its thread has ended.
+    talking: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Mirrors {
@@ -87,24 +82,19 @@ impl Mirrors {
     pub fn new(data_dir: &Path, options: Options) -> Result<Self, Error> {
         prepare();
         let folder = data_dir.join("mirrors");
-        let disk = |path: &Path| {
-            let path = path.to_owned();
-            move |error: io::Error| Error::Disk {
-                path,
-                reason: error.to_string(),
-            }
-        };
-        private_folder(&folder).map_err(disk(&folder))?;
-        sweep(&folder).map_err(disk(&folder))?;
-        let agent = https::agent(options.ca_file.as_deref())
-            .map_err(disk(options.ca_file.as_deref().unwrap_or(&folder)))?;
+        mirror::private_folder(&folder)
+            .and_then(|()| mirror::sweep(&folder))
+            .map_err(|error| mirror::disk(&folder, &error))?;
+        let ca_file = options.ca_file.as_deref();
+        let agent = https::agent(ca_file)
+            .map_err(|error| mirror::disk(ca_file.unwrap_or(&folder), &error))?;
         Ok(Self(Arc::new(Shared {
             folder,
             options,
             agent,
             credentials: CredentialFile(data_dir.join("credentials")),
             remotes: Arc::new(Semaphore::new(REMOTES_AT_ONCE)),
-            fetching: Mutex::default(),
+            talking: Mutex::default(),
         })))
     }
 
@@ -128,18 +118,15 @@ impl Mirrors {
     pub async fn fetch(&self, source: &Source, head: &str) -> Result<String, Error> {
         let (address, wanted) = parse(source)?;
         let path = self.path(&address);
-        let lock = self.fetch_lock(&address);
-        let _one = tokio::time::timeout(self.0.options.timeout, lock.lock())
-            .await
-            .map_err(|_| self.attempt(address.clone()).timed_out())?;
         let head = head.to_owned();
         self.ask(address, move |attempt| {
-            let mirror = open_or_make(&path)?;
-            if remote::has(&mirror, &head) {
-                remote::keep(&mirror, &head)?;
-                return Ok(head);
-            }
-            remote::fetch(attempt, &mirror, &wanted)
+            mirror::with_fresh(&path, |mirror| {
+                if remote::has(mirror, &head) {
+                    remote::keep(mirror, &head)?;
+                    return Ok(head.clone());
+                }
+                remote::fetch(attempt, mirror, &wanted)
+            })
         })
         .await
     }
@@ -151,7 +138,7 @@ impl Mirrors {
     pub async fn commit(&self, source: &Source, id: &str) -> Result<Commit, Error> {
         let id = id.to_owned();
         self.read(source, move |mirror, remote| {
-            let repository = open(&mirror)?;
+            let repository = mirror::open(&mirror)?;
             let commit = tree::find_commit(&repository, &remote, &id)?;
             Ok(described(&commit))
         })
@@ -185,7 +172,7 @@ impl Mirrors {
     async fn is_rewritten(&self, source: &Source, old: &str, new: &str) -> Option<bool> {
         let (old, new) = (old.to_owned(), new.to_owned());
         let known = self.read(source, move |mirror, _| {
-            Ok(history::is_rewritten(&open(&mirror)?, &old, &new))
+            Ok(history::is_rewritten(&mirror::open(&mirror)?, &old, &new))
         });
         known.await.ok().flatten()
     }
@@ -198,10 +185,8 @@ impl Mirrors {
             return Ok(());
         }
         let path = self.path(&address);
-        let lock = self.fetch_lock(&address);
-        let _one = lock.lock().await;
         self.ask(address, move |attempt| {
-            remote::deepen(attempt, &open(&path)?, &wanted)
+            remote::deepen(attempt, &mirror::open(&path)?, &wanted)
         })
         .await
     }
@@ -218,13 +203,13 @@ impl Mirrors {
         self.0.folder.join(address.folder())
     }
 
-    fn fetch_lock(&self, address: &Address) -> Arc<tokio::sync::Mutex<()>> {
+    fn turn(&self, folder: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut all = self
             .0
-            .fetching
+            .talking
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(address.folder()).or_default())
+        Arc::clone(all.entry(folder.to_owned()).or_default())
     }
 
     fn attempt(&self, address: Address) -> Attempt {
@@ -238,32 +223,37 @@ impl Mirrors {
         )
     }
 
-    /// Runs `talk` on a blocking thread under the deadline. When the deadline passes or the caller
-    /// goes away, the conversation is cancelled; its place is free once its thread has ended.
+    /// Runs `talk` on a blocking thread under the deadline, when it is this remote's turn. When the
+    /// deadline passes or the caller goes away, the conversation is cancelled; its turn and its place
+    /// are free once its thread has ended.
     async fn ask<T, F>(&self, address: Address, talk: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&Arc<Attempt>) -> Result<T, Error> + Send + 'static,
     {
+        let turn = self.turn(&address.folder());
         let attempt = Arc::new(self.attempt(address));
         let _cancel = CancelOnDrop(Arc::clone(&attempt));
         let places = Arc::clone(&self.0.remotes);
         let mine = Arc::clone(&attempt);
         let answer = async move {
+            // The turn first: whoever waits behind a hanging remote holds no place.
+            let turn = turn.lock_owned().await;
             let place = places.acquire_owned().await.expect("never closed");
             spawn_blocking(move || {
-                let _place = place;
+                let _held = (turn, place);
                 talk(&mine)
             })
             .await
         };
-        match tokio::time::timeout(attempt.timeout, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(panic)) => Err(Error::Damaged {
-                remote: attempt.address.to_string(),
-                reason: said(&panic.to_string()),
+        tokio::select! {
+            answer = answer => answer.unwrap_or_else(|panic| {
+                Err(Error::Damaged {
+                    remote: attempt.address.to_string(),
+                    reason: said(&panic.to_string()),
+                })
             }),
-            Err(_) => Err(attempt.timed_out()),
+            () = over(&attempt) => Err(attempt.timed_out()),
         }
     }
 
@@ -294,6 +284,13 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// Returns when the deadline has passed, which may move.
+async fn over(attempt: &Attempt) {
+    while let Some(left) = attempt.left() {
+        tokio::time::sleep(left).await;
+    }
+}
+
 /// The remote and the ref that a source follows.
 fn parse(source: &Source) -> Result<(Address, String), Error> {
     let address = Address::parse(&source.url)?;
@@ -312,65 +309,6 @@ fn parse(source: &Source) -> Result<(Address, String), Error> {
         });
     }
     Ok((address, wanted))
-}
-
-/// Opens a mirror: exactly this folder, never one above it.
-pub(super) fn open(path: &Path) -> Result<Repository, Error> {
-    prepare();
-    let flags = RepositoryOpenFlags::NO_SEARCH | RepositoryOpenFlags::BARE;
-    let none: [&Path; 0] = [];
-    Repository::open_ext(path, flags, none).map_err(|error| disk(path, &error))
-}
-
-fn open_or_make(path: &Path) -> Result<Repository, Error> {
-    if path.exists() {
-        if let Ok(repository) = open(path) {
-            return Ok(repository);
-        }
-        // Half made by a killed process, or damaged: it is only a copy.
-        std::fs::remove_dir_all(path).map_err(|error| Error::Disk {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })?;
-    }
-    private_folder(path).map_err(|error| Error::Disk {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
-    let mut options = RepositoryInitOptions::new();
-    // No template: nothing of the machine's configuration, no sample hooks.
-    options.bare(true).no_reinit(true).external_template(false);
-    Repository::init_opts(path, &options).map_err(|error| disk(path, &error))
-}
-
-fn disk(path: &Path, error: &git2::Error) -> Error {
-    Error::Disk {
-        path: path.to_owned(),
-        reason: said(error.message()),
-    }
-}
-
-fn private_folder(path: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-}
-
-/// Removes packs that a killed process was still receiving.
-fn sweep(folder: &Path) -> io::Result<()> {
-    for mirror in std::fs::read_dir(folder)? {
-        let Ok(packs) = std::fs::read_dir(mirror?.path().join("objects/pack")) else {
-            continue;
-        };
-        for pack in packs {
-            let pack = pack?;
-            if pack.file_name().to_string_lossy().starts_with(HALF_PACK) {
-                std::fs::remove_file(pack.path())?;
-            }
-        }
-    }
-    Ok(())
 }
 
 fn described(commit: &git2::Commit<'_>) -> Commit {

@@ -32,7 +32,7 @@ const IDLE_MAX: usize = 4;
 
 /// Reads the tree of commit `id` below `path` (empty: its root).
 pub(super) fn read(mirror: PathBuf, remote: &str, id: &str, path: &str) -> Result<Tree, Error> {
-    let repository = super::repo::open(&mirror)?;
+    let repository = super::mirror::open(&mirror)?;
     let entries = {
         let commit = find_commit(&repository, remote, id)?;
         let mut walk = Walk::new(&repository, remote, id)?;
@@ -252,7 +252,7 @@ impl BlobSource for Blobs {
         let taken = self.idle().pop();
         let repository = match taken {
             Some(repository) => repository,
-            None => super::repo::open(&self.mirror).map_err(io::Error::other)?,
+            None => super::mirror::open(&self.mirror).map_err(io::Error::other)?,
         };
         let bytes = blob(&repository, oid);
         let mut idle = self.idle();

@@ -140,7 +140,7 @@ fn listing(attempt: &Attempt, mut base: Url) -> Result<(Vec<u8>, Url), Error> {
         };
         let response = request
             .config()
-            .timeout_global(Some(attempt.left()))
+            .timeout_global(Some(attempt.left_or_little()))
             .build()
             .call()
             .map_err(|error| http_fault(attempt, &error))?;
@@ -214,7 +214,7 @@ impl Exchange {
         };
         let response = request
             .config()
-            .timeout_global(Some(attempt.left()))
+            .timeout_global(Some(attempt.left_or_little()))
             .build()
             .send(&self.request[..])
             .map_err(|error| http_fault(attempt, &error))?;

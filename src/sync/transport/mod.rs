@@ -27,7 +27,7 @@ pub(super) const PACK_MAX_BYTES: u64 = 2 << 30;
 pub(super) struct Attempt {
     pub(super) address: Address,
     pub(super) timeout: Duration,
-    deadline: Instant,
+    deadline: Mutex<Instant>,
     agent: ureq::Agent,
     credentials: CredentialFile,
     ssh: SshOptions,
@@ -48,7 +48,7 @@ impl Attempt {
         Self {
             address,
             timeout,
-            deadline: Instant::now() + timeout,
+            deadline: Mutex::new(Instant::now() + timeout),
             agent,
             credentials,
             ssh,
@@ -69,14 +69,32 @@ impl Attempt {
 
     /// Whether whoever works on this must stop.
     pub(super) fn is_over(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst) || Instant::now() >= self.deadline
+        self.cancelled.load(Ordering::SeqCst) || self.left().is_none()
     }
 
-    /// Time left, never zero: ureq takes zero for "none".
-    fn left(&self) -> Duration {
-        self.deadline
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_millis(1))
+    /// Time left, if any.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let left = self
+            .lock_deadline()
+            .saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// As [`Self::left`], never zero: ureq takes zero for "none".
+    fn left_or_little(&self) -> Duration {
+        self.left().unwrap_or(Duration::from_millis(1))
+    }
+
+    /// Something arrived. A path of this machine is copied whole, which may take long, and nobody
+    /// there can make us wait by sending little: as long as it goes on, it may.
+    pub(super) fn progressed(&self) {
+        if self.address.is_local() {
+            *self.lock_deadline() = Instant::now() + self.timeout;
+        }
+    }
+
+    fn lock_deadline(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn timed_out(&self) -> Error {
@@ -215,4 +233,33 @@ fn wrong_transport(kind: &Kind) -> git2::Error {
         Kind::Ssh(_) => "ssh",
     };
     git2::Error::from_str(&format!("the transport is not the one for {wanted}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(url: &str) -> Attempt {
+        let address = Address::parse(url).unwrap();
+        let agent = https::agent(None).unwrap();
+        let none = CredentialFile("/nowhere".into());
+        Attempt::new(
+            address,
+            Duration::from_secs(3600),
+            agent,
+            none,
+            SshOptions::default(),
+        )
+    }
+
+    #[test]
+    fn only_a_path_of_this_machine_gets_more_time_as_it_goes_on() {
+        for (url, more) in [("/srv/x", true), ("https://a.example/x", false)] {
+            let attempt = attempt(url);
+            *attempt.lock_deadline() = Instant::now();
+            assert!(attempt.is_over());
+            attempt.progressed();
+            assert_eq!(!attempt.is_over(), more, "{url}");
+        }
+    }
 }

@@ -128,7 +128,7 @@ struct Pipe {
 
 impl Pipe {
     fn open(attempt: Arc<Attempt>, target: &SshTarget) -> io::Result<Self> {
-        let connect_s = attempt.left().as_secs().clamp(1, CONNECT_MAX_S);
+        let connect_s = attempt.left_or_little().as_secs().clamp(1, CONNECT_MAX_S);
         let mut child = Command::new("ssh")
             .args(arguments(target, &attempt.ssh, connect_s))
             // Its messages are matched below.

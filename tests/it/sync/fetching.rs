@@ -327,3 +327,52 @@ async fn a_mirror_damaged_on_disk_is_made_anew() {
     again.fetch(&source, &repo.head()).await.unwrap();
     assert!(again.tree(&source, &repo.head()).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_commit_that_is_here_is_kept_without_a_lock() {
+    let repo = Repo::new();
+    let data = Data::new(Options::default());
+    let source = source(&repo.url());
+    let id = data.pull(&source).await.unwrap();
+    let mirror = data.mirrors.mirror(&source).unwrap();
+    std::fs::write(mirror.join(format!("refs/viking/{id}.lock")), "").unwrap();
+    assert_eq!(data.pull(&source).await.unwrap(), id);
+}
+
+#[tokio::test]
+async fn locks_of_a_killed_process_are_gone_after_a_start() {
+    let repo = Repo::new();
+    let data = Data::new(Options::default());
+    let source = source(&repo.url());
+    let id = data.pull(&source).await.unwrap();
+    let mirror = data.mirrors.mirror(&source).unwrap();
+    let locks = ["shallow.lock", "HEAD.lock", "refs/viking/0a.lock"];
+    for lock in locks {
+        std::fs::write(mirror.join(lock), "").unwrap();
+    }
+    let again = viking::sync::Mirrors::new(data.dir.path(), Options::default()).unwrap();
+    let left = files(&mirror);
+    assert!(!left.iter().any(|file| file.ends_with(".lock")), "{left:?}");
+    assert!(again.tree(&source, &id).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_mirror_that_cannot_be_fetched_into_is_put_aside() {
+    let repo = Repo::new();
+    let server = Https::serve(&repo.path).await;
+    let data = Data::new(server.options());
+    let source = source(&server.url("open"));
+    data.pull(&source).await.unwrap();
+    let mirror = data.mirrors.mirror(&source).unwrap();
+    let aside = mirror.with_extension("aside");
+    // Twice: the second takes the place of the first.
+    for n in ["1", "2"] {
+        std::fs::write(mirror.join("shallow.lock"), n).unwrap();
+        let id = repo.commit(&[("a", n)], n);
+        assert_eq!(data.pull(&source).await.unwrap(), id);
+        assert!(data.mirrors.tree(&source, &id).await.is_ok());
+        assert!(!mirror.join("shallow.lock").exists());
+        let kept = std::fs::read_to_string(aside.join("shallow.lock")).unwrap();
+        assert_eq!(kept, n);
+    }
+}

@@ -233,6 +233,33 @@ fn children_naming(text: &str) -> usize {
         .count()
 }
 
+/// A path whose reading never ends, as on a file server that went away: its thread cannot be ended,
+/// so it keeps its place, but only that one.
+#[tokio::test]
+async fn a_hanging_path_holds_one_place_only() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("HEAD"), "ref: refs/heads/main\n").unwrap();
+    let pipe = dir.path().join("packed-refs");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    for folder in ["objects", "refs"] {
+        std::fs::create_dir(dir.path().join(folder)).unwrap();
+    }
+    let data = Data::new(impatient());
+    let hanging = source(dir.path().to_str().unwrap());
+    for _ in 0..10 {
+        let error = data.mirrors.head(&hanging).await.unwrap_err();
+        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    }
+    let repo = Repo::new();
+    assert!(data.mirrors.head(&source(&repo.url())).await.is_ok());
+    // Lets the thread end: it reads an empty file, should it look again.
+    let writer = std::fs::File::options().write(true).open(&pipe).unwrap();
+    std::fs::remove_file(&pipe).unwrap();
+    std::fs::write(&pipe, "").unwrap();
+    drop(writer);
+}
+
 #[tokio::test]
 async fn a_remote_that_hangs_in_the_middle_of_a_pack_times_out() {
     let repo = Repo::new();
