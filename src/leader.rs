@@ -150,6 +150,22 @@ fn watch(
     tasks.spawn(async move { tables.ring(&bell, &prefixes, &stop).await });
 }
 
+/// Keeps of the mirrors what stacks still follow, and there the commits they are at.
+async fn tidy_mirrors(parts: &Parts) -> anyhow::Result<()> {
+    let world = parts.tables.world(now_ms()).await?;
+    let wanted = world.stacks.values().filter_map(|stack| {
+        let pointer = &stack.pointer;
+        let seen = pointer.source.iter().filter_map(|s| s.seen.as_ref());
+        let building = pointer.building.iter().map(|b| &b.commit);
+        let released = [stack.live(), stack.staged()];
+        let released = released.into_iter().flatten().map(|r| &r.commit);
+        let commits = seen.chain(building).chain(released).map(|c| c.id.clone());
+        Some((stack.source.clone()?, commits.collect()))
+    });
+    let wanted: Vec<_> = wanted.collect();
+    Ok(parts.mirrors.tidy(&wanted).await?)
+}
+
 /// Keeps one follower per stack with a source, and sees removed stacks off.
 async fn follow_all(
     parts: Parts,
@@ -158,6 +174,10 @@ async fn follow_all(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
+    // Before anybody looks at a remote again.
+    if let Err(error) = tidy_mirrors(&parts).await {
+        tracing::warn!("tidying the mirrors: {error:#}");
+    }
     let followers: Mutex<BTreeMap<StackName, (CancellationToken, JoinHandle<()>)>> =
         Mutex::default();
     wake::run("stacks", INTERVAL, bell.ear(), stop.clone(), || async {

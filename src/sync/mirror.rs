@@ -1,15 +1,17 @@
-//! Mirrors as folders of the data directory: opened, made, swept, moved aside. Called by
+//! Mirrors as folders of the data directory: opened, made, swept, moved aside, removed. Called by
 //! `repo` on a thread of its own. It talks to no remote; a mirror is only a copy, so one that cannot
 //! be used is made anew.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use git2::{Repository, RepositoryInitOptions, RepositoryOpenFlags};
 
 use super::error::{Error, said};
+use super::remote::KEPT;
 use super::transport::prepare;
 
 /// libgit2's name for a pack that is still arriving.
@@ -18,6 +20,9 @@ const HALF_PACK: &str = "pack_git2_";
 const LOCK: &str = ".lock";
 /// What a mirror that turned out damaged is called besides its name; one is kept, for people.
 const ASIDE: &str = "aside";
+/// Each fetch adds a pack and libgit2 joins none; from here on a fresh mirror is cheaper than
+/// looking through them all.
+const PACKS_MAX: usize = 200;
 
 /// Opens a mirror: exactly this folder, never one above it.
 pub(super) fn open(path: &Path) -> Result<Repository, Error> {
@@ -113,6 +118,44 @@ fn entries(folder: &Path) -> io::Result<Vec<DirEntry>> {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+/// Names of all mirrors, with those put aside under the name they had.
+pub(super) fn names(folder: &Path) -> Result<BTreeSet<String>, Error> {
+    let found = entries(folder).map_err(|error| disk(folder, &error))?;
+    let paths = found.iter().map(|entry| PathBuf::from(entry.file_name()));
+    Ok(paths
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect())
+}
+
+/// Removes a mirror, and what was put aside of it.
+pub(super) fn forget(path: &Path) -> Result<(), Error> {
+    remove(path)?;
+    remove(&path.with_extension(ASIDE))
+}
+
+/// Forgets which commits were fetched, but for `wanted`, and the whole mirror when it has grown too
+/// many packs: what is wanted of it is fetched again.
+pub(super) fn tidy(path: &Path, wanted: &BTreeSet<String>) -> Result<(), Error> {
+    let packs = entries(&path.join("objects/pack")).map_err(|error| disk(path, &error))?;
+    let is_pack = |entry: &&DirEntry| entry.path().extension().is_some_and(|end| end == "pack");
+    if packs.iter().filter(is_pack).count() > PACKS_MAX {
+        return remove(path);
+    }
+    let mirror = open(path)?;
+    let failed = |error: &git2::Error| git(path, error);
+    let kept = mirror
+        .references_glob(&format!("{KEPT}*"))
+        .map_err(|error| failed(&error))?;
+    for reference in kept {
+        let mut reference = reference.map_err(|error| failed(&error))?;
+        let id = reference.target().map(|id| id.to_string());
+        if id.is_none_or(|id| !wanted.contains(&id)) {
+            reference.delete().map_err(|error| failed(&error))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), Error> {

@@ -14,7 +14,7 @@ use super::error::{Error, said};
 use super::transport::{Attempt, PACK_MAX_BYTES, with_attempt};
 
 /// Refs that keep fetched commits, by commit.
-const KEPT: &str = "refs/viking/";
+pub(super) const KEPT: &str = "refs/viking/";
 /// Commits fetched to see whether a history was rewritten: a branch seldom moves further between two
 /// looks, and each may bring every file it changed.
 const DEPTH_DEEP: i32 = 100;

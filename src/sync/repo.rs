@@ -2,7 +2,7 @@
 //! them. Everything that waits for a remote has a deadline and a bounded number of threads. There is
 //! never a work tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -197,6 +197,44 @@ impl Mirrors {
     /// [`Error::BadUrl`].
     pub fn mirror(&self, source: &Source) -> Result<PathBuf, Error> {
         Ok(self.path(&parse(source)?.0))
+    }
+
+    /// Removes the mirrors of remotes that no source has, and what the others hold besides the
+    /// commits `wanted`, by source. Mirrors in use are left for the next time.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub async fn tidy(&self, wanted: &[(Source, Vec<String>)]) -> Result<(), Error> {
+        let mut keep: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (source, commits) in wanted {
+            // A source that cannot be read has no mirror.
+            if let Ok((address, _)) = parse(source) {
+                let kept = keep.entry(address.folder()).or_default();
+                kept.extend(commits.iter().cloned());
+            }
+        }
+        let mirrors = self.clone();
+        let work = move || mirrors.tidy_all(&keep);
+        spawn_blocking(work).await.unwrap_or_else(|panic| {
+            Err(Error::Disk {
+                path: self.0.folder.clone(),
+                reason: said(&panic.to_string()),
+            })
+        })
+    }
+
+    fn tidy_all(&self, keep: &BTreeMap<String, BTreeSet<String>>) -> Result<(), Error> {
+        for name in mirror::names(&self.0.folder)? {
+            let turn = self.turn(&name);
+            let Ok(_turn) = turn.try_lock() else { continue };
+            let path = self.0.folder.join(&name);
+            match keep.get(&name) {
+                Some(wanted) if path.exists() => mirror::tidy(&path, wanted)?,
+                Some(_) => {}
+                None => mirror::forget(&path)?,
+            }
+        }
+        Ok(())
     }
 
     fn path(&self, address: &Address) -> PathBuf {
