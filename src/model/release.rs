@@ -310,7 +310,7 @@ pub struct Building {
 /// How the stack's source is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceState {
-    /// `ok`, `missing` (branch gone), `rewritten`, `unreachable`, `denied`, `bad`.
+    /// `ok`, `missing` (branch gone), `rewritten`, `unreachable`, `denied`, `bad`, `disk` (our own).
     pub state: String,
     /// Why, in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -164,7 +164,8 @@ pub struct SourceStatus {
     /// Folder of `viking.yml`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// `ok`, `missing`, `rewritten`, `unreachable`, `denied`, `bad`, or `new` before the first look.
+    /// `ok`, `missing`, `rewritten`, `unreachable`, `denied`, `bad`, `disk` (our own), or `new` before
+    /// the first look.
     pub state: String,
     /// Why it is not `ok`.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -125,7 +125,9 @@ impl Error {
     pub fn state(&self) -> &'static str {
         match self {
             Self::BranchMissing { .. } | Self::Empty { .. } => "missing",
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Disk { .. } => "unreachable",
+            Self::Unreachable { .. } | Self::TimedOut { .. } => "unreachable",
+            // Ours, not the source's.
+            Self::Disk { .. } => "disk",
             Self::Denied { .. } => "denied",
             Self::NotARepository { .. }
             | Self::BadUrl { .. }

@@ -10,7 +10,7 @@ use crate::model::release::{Commit, SourceState};
 pub const POLL_MIN: Duration = Duration::from_secs(1);
 /// Longest wait after failures, unless the poll interval itself is longer: a remote that comes back
 /// is seen within this time.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// The wait doubles at most this often.
 const DOUBLINGS_MAX: u32 = 10;
 
@@ -140,7 +140,10 @@ mod tests {
     fn failures_stretch_the_wait_up_to_a_cap() {
         let poll = |failures| poll_delay(30_000, failures, 0.5);
         assert_eq!(poll(0), Duration::from_secs(30));
-        assert_eq!(poll(2), Duration::from_secs(120));
+        assert_eq!(poll(1), Duration::from_secs(60));
+        let quick = |failures| poll_delay(2_000, failures, 0.5);
+        assert_eq!(quick(3), Duration::from_secs(16));
+        assert_eq!(quick(20), BACKOFF_MAX);
         assert_eq!(poll(1000), BACKOFF_MAX);
         let hour = poll_delay(3_600_000, 5, 0.5);
         assert_eq!(hour, Duration::from_secs(3600));
