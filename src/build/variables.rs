@@ -1,4 +1,4 @@
-//! Variables in a FROM line: `$X`, `${X}`, `${X:-default}`, `${X:+other}`, as the builder expands
+//! Variables in a FROM line: `$X`, `${X}`, `${X:-default}`, `${X:+other}`, `${X:?message}`, as the builder expands
 //! them. Used by `dockerfile`. Pure.
 
 use std::collections::BTreeMap;
@@ -56,6 +56,11 @@ fn variable(
         (Some(":-"), _) => Ok(value),
         (Some(":+"), _) if value.is_empty() => Ok(String::new()),
         (Some(":+"), _) => other(inner.get(2..).unwrap_or("")),
+        (Some(":?"), _) if value.is_empty() => match other(inner.get(2..).unwrap_or(""))? {
+            message if message.is_empty() => Err(format!("{name} must not be empty")),
+            message => Err(format!("{name}: {message}")),
+        },
+        (Some(":?"), _) => Ok(value),
         _ => Err(format!("${{{name}{inner}}} is not a form of variable")),
     }
 }
@@ -97,6 +102,7 @@ mod tests {
             ("\"$A\"", "x"),
             ("'$A'", "$A"),
             ("\\$A", "$A"),
+            ("${A:?wanted}", "x"),
             ("${B:-$A}", "x"),
             ("${B:-${C:-${A}y}}z", "xyz"),
         ];
@@ -106,5 +112,8 @@ mod tests {
         assert!(expand("${A", &values, '\\').is_err());
         assert!(expand("${}", &values, '\\').is_err());
         assert!(expand("${A?x}", &values, '\\').is_err());
+        let error = |word| expand(word, &values, '\\').unwrap_err();
+        assert_eq!(error("${B:?is wanted by $A}"), "B: is wanted by x");
+        assert_eq!(error("${B:?}"), "B must not be empty");
     }
 }
