@@ -5,12 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::names::{NodeName, StackName};
 use super::super::release::NodeKind;
+use super::super::spec::Proto;
 use super::deploy::Draft;
 use super::error::{At, Error, nearest};
 use super::{BuildEntry, ImageText};
 
 /// Names shown of a circle of links; a longer one is cut in its middle.
 const CHAIN_SHOWN_MAX: usize = 12;
+
+/// Most jobs of one stack, all nodes together: each is several keys in the store and a line in every
+/// plan, and a host runs a few hundred.
+const JOBS_MAX: u32 = 10_000;
 
 /// Checks everything that needs the whole file, in file order.
 pub(super) fn all(stack: &StackName, build: &[BuildEntry], deploy: &[Draft]) -> Result<(), Error> {
@@ -21,7 +26,23 @@ pub(super) fn all(stack: &StackName, build: &[BuildEntry], deploy: &[Draft]) -> 
         links(&nodes, draft)?;
         domains_of(draft, &mut domains)?;
     }
+    jobs(deploy)?;
     circle(&nodes, deploy)
+}
+
+fn jobs(deploy: &[Draft]) -> Result<(), Error> {
+    let mut total: u32 = 0;
+    for draft in deploy {
+        total = total.saturating_add(draft.node.scale);
+        if total > JOBS_MAX {
+            let message = format!(
+                "deploy.{}.scale: with this node the stack has {total} jobs, more than {JOBS_MAX}",
+                draft.node.name
+            );
+            return Err(Error::at(draft.scale_at, message));
+        }
+    }
+    Ok(())
 }
 
 fn image(stack: &StackName, build: &[BuildEntry], draft: &Draft) -> Result<(), Error> {
@@ -61,8 +82,17 @@ fn links(nodes: &BTreeMap<&NodeName, &Draft>, draft: &Draft) -> Result<(), Error
         if target.node.settings.expose.is_empty() {
             return Err(wrong(format!("{node} exposes no port to link to")));
         }
+        if tcp_ports(target).next().is_none() {
+            let what = format!("{node} exposes only UDP, and UDP links are not supported yet");
+            return Err(wrong(what));
+        }
     }
     Ok(())
+}
+
+fn tcp_ports(draft: &Draft) -> impl Iterator<Item = u16> {
+    let exposed = draft.node.settings.expose.iter();
+    exposed.filter(|e| e.proto == Proto::Tcp).map(|e| e.port)
 }
 
 /// Links into this stack, with their places.
@@ -90,15 +120,23 @@ fn domains_of<'d>(draft: &'d Draft, taken: &mut Taken<'d>) -> Result<(), Error> 
         if node.kind != NodeKind::Container {
             continue;
         }
-        let exposed = &node.settings.expose;
-        if exposed.is_empty() {
+        if node.settings.expose.is_empty() {
             return Err(wrong("the node exposes no port to route to".into()));
         }
+        if tcp_ports(draft).next().is_none() {
+            let what = "the node exposes only UDP, and a domain needs a TCP port";
+            return Err(wrong(what.into()));
+        }
         if let Some(port) = domain.port
-            && !exposed.iter().any(|e| e.port == port)
+            && !tcp_ports(draft).any(|tcp| tcp == port)
         {
-            let ports = exposed.iter().map(|e| e.port.to_string());
-            return Err(wrong(format!("port {port} is not exposed")).with_allowed(ports));
+            let ports = tcp_ports(draft).map(|port| port.to_string());
+            let what = if node.settings.expose.iter().any(|e| e.port == port) {
+                format!("port {port} is UDP, and a domain needs a TCP port")
+            } else {
+                format!("port {port} is not exposed")
+            };
+            return Err(wrong(what).with_allowed(ports));
         }
     }
     Ok(())

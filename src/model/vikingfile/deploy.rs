@@ -29,6 +29,7 @@ const FILTERS_MAX: usize = 64;
 pub(super) struct Draft {
     pub(super) node: DeployNode,
     pub(super) image_at: At,
+    pub(super) scale_at: At,
     pub(super) link_at: Vec<At>,
     pub(super) domain_at: Vec<At>,
 }
@@ -111,6 +112,7 @@ fn website(name: NodeName, field: &Field<'_>) -> Result<Draft, Error> {
     Ok(Draft {
         node,
         image_at: field.at,
+        scale_at: field.at,
         link_at: Vec::new(),
         domain_at,
     })
@@ -174,6 +176,7 @@ fn container(name: NodeName, field: &Field<'_>, stack: &StackName) -> Result<Dra
     Ok(Draft {
         node,
         image_at: image.at,
+        scale_at: fields.get("scale").map_or(field.at, |scale| scale.at),
         link_at,
         domain_at,
     })

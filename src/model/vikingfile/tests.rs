@@ -260,6 +260,7 @@ fn images_are_ours_or_references() {
         "quay.io/x/y:1",
         "localhost:5000/a/b",
         "a/b/c",
+        "x/a.b_c__d---e/f",
         &format!("redis@sha256:{hex}"),
         &format!("r.io:1/x:t@sha256:{hex}"),
     ] {
@@ -273,6 +274,10 @@ fn images_are_ours_or_references() {
         "/x",
         "x/",
         "x//y",
+        "a..b/c",
+        "x/a___b",
+        "x/a.-b",
+        "x/a_-b",
         "redis@sha256:1",
         "r.io:0/x",
         "viking:x",
@@ -420,6 +425,48 @@ fn numbers_and_flags_are_strict() {
     ] {
         refused(&format!("resources: {bad}"));
     }
+}
+
+#[test]
+fn only_tcp_ports_are_linked_and_routed() {
+    let file = |expose: &str, rest: &str| {
+        let text = format!(
+            "viking: {{name: s}}\ndeploy:\n  dns: {{image: x, expose: [{expose}]{rest}}}\n  \
+             web: {{image: x, link: dns}}\n"
+        );
+        VikingFile::parse("f", text.as_bytes())
+    };
+    assert!(file("53/udp, 53", "").is_ok());
+    let error = file("53/udp", "").unwrap_err();
+    assert!(error.message().contains("UDP links are not supported yet"));
+    assert_eq!(error.line(), 4);
+    for (expose, domains) in [
+        ("53/udp", "[a.example]"),
+        ("53/udp, 80", "[{a.example: 53}]"),
+    ] {
+        let error = file(expose, &format!(", domains: {domains}")).unwrap_err();
+        assert!(error.message().contains("TCP port"), "{error}");
+        assert_eq!(error.line(), 3);
+    }
+    assert!(file("53/udp, 80", ", domains: [{a.example: 80}]").is_ok());
+}
+
+#[test]
+fn jobs_of_all_nodes_together_are_bounded() {
+    let file = |last: u32| {
+        let full: String = (0..9)
+            .map(|n| format!("  n{n}: {{image: x, scale: 1000}}\n"))
+            .collect();
+        let text = format!(
+            "viking: {{name: s}}\ndeploy:\n{full}  last: {{image: x, scale: {last}}}\n  \
+             one: {{image: x}}\n"
+        );
+        VikingFile::parse("f", text.as_bytes())
+    };
+    assert!(file(999).is_ok());
+    let error = file(1000).unwrap_err();
+    assert_eq!(error.line(), 13);
+    assert!(error.message().contains("10001 jobs"), "{error}");
 }
 
 #[test]

@@ -221,6 +221,12 @@ fn path_part(text: &str) -> bool {
     bytes.first().is_some_and(alnum)
         && bytes.last().is_some_and(alnum)
         && bytes.iter().all(|b| alnum(b) || b"._-".contains(b))
+        && bytes.split(alnum).all(separator)
+}
+
+/// What may stand between the letters and digits of a reference, as Docker has it.
+fn separator(between: &[u8]) -> bool {
+    matches!(between, b"" | b"." | b"_" | b"__") || between.iter().all(|b| *b == b'-')
 }
 
 fn reference_tag(text: &str) -> bool {

@@ -49,11 +49,14 @@ fn named_image(name: &str, entry: BuildEntry) -> BuildEntry {
 /// What must hold between nodes: domains are unique and have a port.
 fn consistent(nodes: BTreeMap<String, DeployNode>) -> Vec<DeployNode> {
     let fix = |(index, (name, mut node)): (usize, (String, DeployNode))| {
+        let mut exposed = node.settings.expose.iter();
+        let tcp = exposed.rfind(|e| e.proto == Proto::Tcp);
+        let tcp = tcp.map(|e| e.port);
         for (n, domain) in node.domains.iter_mut().enumerate() {
             domain.name = domain.name.replace("N", &format!("{index}-{n}"));
-            domain.port = domain.port.and(node.settings.expose.last()).map(|e| e.port);
+            domain.port = domain.port.and(tcp);
         }
-        if node.kind == NodeKind::Container && node.settings.expose.is_empty() {
+        if node.kind == NodeKind::Container && tcp.is_none() {
             node.domains.clear();
         }
         DeployNode {
