@@ -21,7 +21,7 @@ use crate::wake;
 /// Longest remote, branch and folder: far above real ones, far below what hurts.
 const TEXT_BYTES_MAX: usize = 2048;
 /// Shortest time between two looks at a repository.
-const POLL_MS_MIN: u64 = 500;
+const POLL_MS_MIN: u64 = 1000;
 /// Longest time between two looks: a day.
 const POLL_MS_MAX: u64 = 24 * 3600 * 1000;
 
@@ -56,12 +56,12 @@ pub(crate) async fn add(
 
 /// A source whose form is right; whether it exists is for git to say.
 fn source(request: &AddRequest) -> Answer<Source> {
+    no_password(&request.url)?;
     let url = plain(
         "url",
         &request.url,
         "give an https, ssh or file URL, or an absolute path",
     )?;
-    no_password(url)?;
     let hint = "leave the branch out to follow the one that the repository's HEAD names";
     let branch = request
         .branch
@@ -77,7 +77,7 @@ fn source(request: &AddRequest) -> Answer<Source> {
     }
     if !(POLL_MS_MIN..=POLL_MS_MAX).contains(&request.poll_ms) {
         let found = format!("a look every {} ms", request.poll_ms);
-        return Err(ApiError::bad(found, "give a time between 500ms and 24h"));
+        return Err(ApiError::bad(found, "give a time between 1s and 24h"));
     }
     Ok(Source {
         v: 1,
@@ -97,7 +97,7 @@ fn plain<'a>(what: &str, text: &'a str, hint: &str) -> Answer<&'a str> {
     let odd = |c: char| c.is_control() || c.is_whitespace();
     if text.is_empty() || text.len() > TEXT_BYTES_MAX || text.starts_with('-') || text.contains(odd)
     {
-        let shown: String = text.chars().take(80).collect();
+        let shown: String = without_userinfo(text).chars().take(80).collect();
         return Err(ApiError::bad(format!("{what} {shown:?} is not one"), hint));
     }
     Ok(text)
@@ -112,10 +112,23 @@ fn no_password(url: &str) -> Answer<()> {
     if secret {
         return Err(ApiError::bad(
             "the URL holds a user or password, which would be kept in plain text",
-            "use ssh with a key, or a public https URL",
+            "leave them out, and put them into the file `credentials` of the host's data directory \
+             (`https://user:token@host` a line, mode 0600); or use ssh with a key",
         ));
     }
     Ok(())
+}
+
+/// A text that may be a URL, however broken, without what may be its user and password.
+fn without_userinfo(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((before, rest)) => {
+            let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+            let mark = if scheme.is_empty() { "" } else { "://" };
+            format!("{scheme}{mark}…@{rest}")
+        }
+        None => text.to_owned(),
+    }
 }
 
 /// The name once more.
@@ -246,6 +259,25 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_url_never_shows_its_user_and_password() {
+        for url in [
+            "https://anna:s3cret@h/x",
+            "https://anna:s3cret@h/x y",
+            " https://anna:s3cret@h/x",
+            "https://anna:s3c ret@h/x",
+            "https://anna:s3c/r@et@h /x",
+            "ht tps//anna:s3cret@h/x",
+            "-https://anna:s3cret@h/x",
+        ] {
+            let error = source(&request(url)).unwrap_err();
+            let shown = format!("{error:?}");
+            for secret in ["anna", "s3c", "ret"] {
+                assert!(!shown.contains(secret), "{shown}");
+            }
+        }
+    }
+
+    #[test]
     fn a_folder_stays_inside_and_is_written_one_way() {
         let at = |path: &str| {
             source(&AddRequest {
@@ -261,7 +293,7 @@ mod tests {
 
     #[test]
     fn looks_are_neither_a_storm_nor_never() {
-        for poll_ms in [0, 1, u64::MAX] {
+        for poll_ms in [0, 1, 500, 999, u64::MAX] {
             let request = AddRequest {
                 poll_ms,
                 ..request("/srv/x")
