@@ -179,6 +179,34 @@ impl Error {
     }
 }
 
+/// Finds the mistakes that can be found without an engine or a registry: in Dockerfiles, and in what
+/// images are built on one another.
+///
+/// # Errors
+/// The first one; also when the commit cannot be read.
+pub async fn check(stack: &StackName, file: &VikingFile, tree: &Tree) -> Result<(), Error> {
+    let read = prepare::read(stack, file, &Arc::new(tree.clone())).await;
+    read.map(drop)
+}
+
+/// Whether [`build`] has anything to do with our registry; `external` is what external references
+/// meant so far.
+#[must_use]
+pub fn needs_registry(file: &VikingFile, external: &BTreeMap<String, ImageRef>) -> bool {
+    // An unknown one may be an image of this engine alone, which goes there.
+    let elsewhere = |text| matches!(external.get(text), Some(ImageRef::External { .. }));
+    !file.build.is_empty() || !external_texts(file).into_iter().all(elsewhere)
+}
+
+fn external_texts(file: &VikingFile) -> BTreeSet<&str> {
+    let images = file.deploy.iter().filter_map(|node| node.image.as_ref());
+    let texts = images.filter_map(|image| match image {
+        ImageText::External(text) => Some(text.as_str()),
+        ImageText::Viking { .. } => None,
+    });
+    texts.collect()
+}
+
 /// Builds what must be built, and makes sure that the registry has all of it under the release's
 /// tag. Dropping the future ends running builds. Doing it twice is the same as once.
 ///
@@ -265,17 +293,8 @@ fn resolve_at(
 }
 
 async fn externals(job: &BuildJob<'_>) -> Result<BTreeMap<String, ImageRef>, Error> {
-    let texts: BTreeSet<&str> = job
-        .file
-        .deploy
-        .iter()
-        .filter_map(|node| match &node.image {
-            Some(ImageText::External(text)) => Some(text.as_str()),
-            Some(ImageText::Viking { .. }) | None => None,
-        })
-        .collect();
     let mut found = BTreeMap::new();
-    for text in texts {
+    for text in external_texts(job.file) {
         let resolved = external::resolve(job, text).await?;
         found.insert(text.to_owned(), resolved);
     }
@@ -285,6 +304,24 @@ async fn externals(job: &BuildJob<'_>) -> Result<BTreeMap<String, ImageRef>, Err
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_goes_to_the_registry_waits_for_it() {
+        let needs = |rest: &str, known: &BTreeMap<String, ImageRef>| {
+            let text = format!("viking: {{name: s}}\n{rest}\n");
+            let file = VikingFile::parse("f", text.as_bytes()).unwrap();
+            needs_registry(&file, known)
+        };
+        let name = "redis".to_owned();
+        let digest = "sha256:1".to_owned();
+        let elsewhere = ImageRef::External { name, digest };
+        let known = BTreeMap::from([("redis".to_owned(), elsewhere)]);
+        let none = BTreeMap::new();
+        assert!(!needs("deploy: {a: {image: 'viking:other/x'}}", &none));
+        assert!(needs("deploy: {a: {image: redis}}", &none));
+        assert!(!needs("deploy: {a: {image: redis}}", &known));
+        assert!(needs("build: {x: FROM redis}\ndeploy:", &known));
+    }
 
     #[test]
     fn a_build_can_run_on_any_thread() {

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use super::bootstrap::registry_up;
 use super::follow::Follower;
-use super::people::FILE;
+use super::people::{FILE, file_of};
 use crate::build::{self, BuildJob};
 use crate::model::names::{ImageName, StackName, Tag};
 use crate::model::progress::{Progress, Stage};
@@ -85,7 +85,7 @@ pub(super) async fn make(
         .tree(source, head)
         .await
         .map_err(|error| draft.tree_failed(&error))?;
-    let file = draft.parse(&tree).await?;
+    let file = draft.parse(&tree, &file_of(source)).await?;
     let built = draft.build(&file, &tree, &stack, &world, pull).await?;
     let Draft {
         commit, tag, run, ..
@@ -173,16 +173,20 @@ impl<'a> Draft<'a> {
         Failed::Outside(anyhow::anyhow!("reading the commit's files: {error}"))
     }
 
-    async fn parse(&self, tree: &Tree) -> Result<VikingFile, Failed> {
+    async fn parse(&self, tree: &Tree, name: &str) -> Result<VikingFile, Failed> {
+        if let Some(what) = tree.no_file(FILE) {
+            let reason = format!("{name} {what}: it must be a file");
+            return Err(self.own("parse", reason, Vec::new()));
+        }
         let reader = tree.clone();
         let text = tokio::task::spawn_blocking(move || reader.read(FILE))
             .await
             .context("reading viking.yml")?
             .map_err(|error| self.unreadable(&error))?;
         let Some(text) = text else {
-            return Err(self.own("parse", format!("no {FILE} in this commit"), Vec::new()));
+            return Err(self.own("parse", format!("no {name} in this commit"), Vec::new()));
         };
-        let file = VikingFile::parse(FILE, &text).map_err(|error| {
+        let file = VikingFile::parse(name, &text).map_err(|error| {
             let log = error.to_string().lines().map(str::to_owned).collect();
             self.own("parse", error.one_line(), log)
         })?;
@@ -210,13 +214,19 @@ impl<'a> Draft<'a> {
         world: &World,
         pull: bool,
     ) -> Result<build::Built, Failed> {
+        // The commit's own mistakes first: they wait for nobody.
+        build::check(&self.follower.stack, file, tree)
+            .await
+            .map_err(|error| self.build_failed(error))?;
         foreign_are_live(file, world)?;
-        self.await_registry().await?;
-        let parts = &self.follower.parts;
-        let previous = known_images(stack);
         let external = newest(stack)
             .map(|release| release.external.clone())
             .unwrap_or_default();
+        if build::needs_registry(file, &external) {
+            self.await_registry().await?;
+        }
+        let parts = &self.follower.parts;
+        let previous = known_images(stack);
         let registry = Arc::clone(&parts.registry);
         let other = |stack: &StackName, image: &ImageName| live_image(world, stack, image);
         let job = BuildJob {
@@ -236,12 +246,18 @@ impl<'a> Draft<'a> {
             progress: &parts.progress,
             run: Some(self.run.clone()),
         };
-        build::build(job).await.map_err(|error| match error {
+        build::build(job)
+            .await
+            .map_err(|error| self.build_failed(error))
+    }
+
+    fn build_failed(&self, error: build::Error) -> Failed {
+        match error {
             build::Error::Own { image, reason, log } => {
                 self.own("build", format!("image {image}: {reason}"), log)
             }
             build::Error::Outside { .. } => Failed::Outside(anyhow::Error::new(error)),
-        })
+        }
     }
 
     /// The registry is a job like any other and may still be starting.

@@ -15,6 +15,14 @@ use crate::wake::now_ms;
 /// The file every stack is described by.
 pub(super) const FILE: &str = "viking.yml";
 
+/// Where that file is in the source's commits.
+pub(super) fn file_of(source: &Source) -> String {
+    match source.path.trim_matches('/') {
+        "" => FILE.to_owned(),
+        path => format!("{path}/{FILE}"),
+    }
+}
+
 /// Takes a source in under the name its `viking.yml` gives. Nothing is kept when it cannot be read.
 ///
 /// # Errors
@@ -24,10 +32,17 @@ pub async fn add(parts: &Parts, source: &Source) -> anyhow::Result<Added> {
     let head = parts.mirrors.fetch(source, &head).await?;
     let commit = parts.mirrors.commit(source, &head).await?;
     let tree = parts.mirrors.tree(source, &head).await?;
+    let name = file_of(source);
+    if let Some(what) = tree.no_file(FILE) {
+        bail!(
+            "{name} {what} in commit {}: it must be a file",
+            commit.short()
+        );
+    }
     let Some(text) = tokio::task::spawn_blocking(move || tree.read(FILE)).await?? else {
-        bail!("no {FILE} in commit {}", commit.short());
+        bail!("no {name} in commit {}", commit.short());
     };
-    let file = VikingFile::parse(FILE, &text)?;
+    let file = VikingFile::parse(&name, &text)?;
     if file.stack.as_str() == CORE_STACK {
         bail!("the name {CORE_STACK} is taken by viking's own stack: choose another in {FILE}");
     }

@@ -46,7 +46,13 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Bytes of one file, if it is there.
+    /// What stands at a path instead of a file, in words, if something else does.
+    #[must_use]
+    pub fn no_file(&self, path: &str) -> Option<&'static str> {
+        self.entries.get(path)?.kind.no_file()
+    }
+
+    /// Bytes of one file, if it is there; of a link, where it leads.
     ///
     /// # Errors
     /// As [`BlobSource::blob`].
@@ -55,6 +61,18 @@ impl Tree {
             .get(path)
             .map(|entry| self.blobs.blob(&entry.oid))
             .transpose()
+    }
+}
+
+impl EntryKind {
+    /// What it is, in words, if its bytes are not those of a file.
+    #[must_use]
+    pub fn no_file(self) -> Option<&'static str> {
+        match self {
+            Self::File | Self::Executable => None,
+            Self::Symlink => Some("is a symbolic link"),
+            Self::Submodule => Some("is a submodule"),
+        }
     }
 }
 

@@ -56,6 +56,18 @@ fn a_branch_that_is_rewritten_or_deleted_harms_nothing_that_runs() {
     let third = tell(&repo, "third");
     world.settled("saga", &third);
 
+    eprintln!("the file itself is a link");
+    let link = repo.file("viking.yml");
+    std::fs::remove_file(&link).expect("the file is there");
+    std::os::unix::fs::symlink("elsewhere.yml", &link).expect("a link is made");
+    let bad = repo.commit("a link", &[]);
+    let status = world.failed("saga", &bad).to_string();
+    let said = "viking.yml is a symbolic link: it must be a file";
+    assert!(status.contains(said), "{status}");
+    std::fs::remove_file(&link).expect("the link is there");
+    let third = tell(&repo, "third again");
+    world.settled("saga", &third);
+
     eprintln!("deleted");
     let runs = world.runs("saga");
     repo.delete_branch();
