@@ -174,6 +174,7 @@ mod tests {
             build_ms: 0,
             commit: String::new(),
             built_by: tag(built_by),
+            bases: BTreeMap::new(),
         }
     }
 
