@@ -171,7 +171,12 @@ impl Registry for HttpRegistry {
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => return Ok(false),
             status => return Err(self.says(format!("answered {status}"))),
         }
-        Ok(self.digest(repository, tag).await?.as_deref() == Some(digest))
+        // A registry says what it stored; one that does not is asked.
+        let stored = match content_digest(&response) {
+            Some(stored) => Some(stored),
+            None => self.digest(repository, tag).await?,
+        };
+        Ok(stored.as_deref() == Some(digest))
     }
 
     async fn forget(&self, repository: &str, digest: &str) -> Result<()> {
