@@ -113,7 +113,7 @@ fn on_its_way(tag: &Tag, phase: Phase, commit: &Commit, since_ms: u64) -> Staged
 }
 
 fn staged(release: &Release, pointer: &Pointer) -> StagedStatus {
-    let fault = pointer.quarantine.as_ref().filter(|q| q.tag == release.tag);
+    let fault = pointer.reverting.as_ref();
     let own = &pointer.reason;
     let why = fault.map(|fault| &fault.reason).filter(|_| own.is_empty());
     StagedStatus {

@@ -207,11 +207,7 @@ impl Follower {
             .as_ref()
             .is_some_and(|made| made.commit.id == *head);
         let is = |release: Option<&Release>| release.is_some_and(|r| r.commit.id == *head);
-        let bad = stack
-            .pointer
-            .quarantine
-            .as_ref()
-            .is_some_and(|bad| bad.commit.id == *head);
+        let bad = stack.pointer.is_set_aside(head);
         let serves = is(stack.live()) && stack.staged().is_none();
         !made && !bad && !is(stack.staged()) && !serves
     }
@@ -234,7 +230,7 @@ impl Follower {
         let live = stack.live().is_some_and(|live| live.commit.id == head);
         if live && stack.staged().is_none() && stack.pointer.quarantine.is_some() {
             self.change(vec![], |pointer| {
-                pointer.quarantine = None;
+                pointer.forgive_all();
                 pointer.phase = Phase::Live;
                 pointer.reason = String::new();
             })
@@ -357,7 +353,7 @@ impl Follower {
         make::tell_failed(self, &bad);
         self.change(extra, |pointer| {
             pointer.building = None;
-            pointer.quarantine = Some(bad.clone());
+            pointer.set_aside(bad.clone());
             if pointer.staged.is_none() {
                 pointer.phase = Phase::Failed;
                 pointer.since_ms = bad.at_ms;

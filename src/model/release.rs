@@ -271,6 +271,10 @@ impl std::fmt::Display for Phase {
 /// Lines of a log kept with a failure.
 pub const LOG_TAIL_LINES: usize = 20;
 
+/// Failed commits besides the newest that a pointer remembers: it stays small. More would need as
+/// many failures in a row, and a forced push back to the oldest of them.
+const QUARANTINED_MAX: usize = 16;
+
 /// Why a commit is not tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
@@ -354,9 +358,15 @@ pub struct Pointer {
     /// Why it is in this phase, in words; empty when all is well.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// The failure being reverted, or the last failed commit.
+    /// Why the staged release is taken back for good; absent when its hand-over is only put off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverting: Option<Quarantine>,
+    /// The newest commit that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<Quarantine>,
+    /// Older commits that failed since something went live: id, and the run that said so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub quarantined: BTreeMap<String, RunId>,
     /// A commit that is being built, perhaps while another is staged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub building: Option<Building>,
@@ -377,6 +387,46 @@ impl Pointer {
         [&self.live, &self.staged, &self.retiring]
             .into_iter()
             .flatten()
+    }
+
+    /// Takes a failed commit down. Of two the one that was taken up later is the newest, whichever
+    /// failed first: a release may fail while a newer commit did not even parse.
+    pub fn set_aside(&mut self, bad: Quarantine) {
+        let (newest, older) = match self.quarantine.take() {
+            Some(newer) if newer.run > bad.run => (newer, Some(bad)),
+            before => (bad, before),
+        };
+        if let Some(older) = older {
+            self.quarantined.insert(older.commit.id, older.run);
+        }
+        self.quarantined.remove(&newest.commit.id);
+        self.quarantine = Some(newest);
+        while self.quarantined.len() > QUARANTINED_MAX {
+            let oldest = self.quarantined.iter().min_by_key(|(_, run)| *run);
+            let Some(oldest) = oldest.map(|(commit, _)| commit.clone()) else {
+                return;
+            };
+            self.quarantined.remove(&oldest);
+        }
+    }
+
+    /// Whether a commit failed and is not tried again.
+    #[must_use]
+    pub fn is_set_aside(&self, commit: &str) -> bool {
+        let newest = self.quarantine.as_ref();
+        newest.is_some_and(|bad| bad.commit.id == commit) || self.quarantined.contains_key(commit)
+    }
+
+    /// Forgets failures of commits that were taken up before `run`, which went live.
+    pub fn forgive_before(&mut self, run: &RunId) {
+        self.quarantine = self.quarantine.take().filter(|bad| bad.run > *run);
+        self.quarantined.retain(|_, bad| *bad > *run);
+    }
+
+    /// Forgets all failures: people went back to what serves.
+    pub fn forgive_all(&mut self) {
+        self.quarantine = None;
+        self.quarantined.clear();
     }
 }
 

@@ -159,7 +159,7 @@ fn promote(world: &World, stack: &StackWorld, release: &Release) -> Step {
     pointer.since_ms = world.now_ms;
     pointer.cut = BTreeSet::new();
     // A newer commit that failed while this one was staged stays quarantined.
-    pointer.quarantine = pointer.quarantine.filter(|bad| bad.at_ms > release.made_ms);
+    pointer.forgive_before(&release.run);
     pointer.reason = String::new();
     let end = Some(record(world, release, RunEnd::Live));
     let event = (
@@ -176,7 +176,7 @@ fn promote(world: &World, stack: &StackWorld, release: &Release) -> Step {
 fn fail(world: &World, stack: &StackWorld, release: &Release, failure: Failure) -> Step {
     let mut pointer = stack.pointer.clone();
     let reverting = !pointer.cut.is_empty();
-    pointer.quarantine = Some(Quarantine {
+    let bad = Quarantine {
         commit: release.commit.clone(),
         tag: release.tag.clone(),
         run: release.run.clone(),
@@ -184,7 +184,9 @@ fn fail(world: &World, stack: &StackWorld, release: &Release, failure: Failure) 
         reason: failure.reason.clone(),
         log: failure.log,
         at_ms: world.now_ms,
-    });
+    };
+    pointer.set_aside(bad.clone());
+    pointer.reverting = Some(bad);
     pointer.reason.clone_from(&failure.reason);
     pointer.since_ms = world.now_ms;
     pointer.cut = BTreeSet::new();
@@ -206,10 +208,10 @@ fn ended(world: &World, mut pointer: Pointer, release: &Release) -> Step {
     pointer.phase = Phase::Failed;
     pointer.since_ms = world.now_ms;
     let mut end = record(world, release, RunEnd::Failed);
-    if let Some(quarantine) = &pointer.quarantine {
-        end.reason.clone_from(&quarantine.reason);
-        end.stage.clone_from(&quarantine.stage);
-        end.log.clone_from(&quarantine.log);
+    if let Some(failure) = pointer.reverting.take() {
+        end.reason = failure.reason;
+        end.stage = failure.stage;
+        end.log = failure.log;
     }
     let event = ("failed", format!("{}: {}", release.tag, pointer.reason));
     Step {
@@ -233,12 +235,7 @@ fn reverted(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step>
     if !gone || (!back && waited < REVERT_MS_MAX) {
         return None;
     }
-    let own = stack
-        .pointer
-        .quarantine
-        .as_ref()
-        .is_some_and(|bad| bad.run == release.run);
-    if own {
+    if stack.pointer.reverting.is_some() {
         return Some(ended(world, stack.pointer.clone(), release));
     }
     // Put off, not failed: it stays staged.

@@ -16,6 +16,7 @@ mod faults;
 mod leadership;
 mod releases;
 mod seeds;
+mod source;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -77,6 +78,15 @@ struct Cluster {
 impl Cluster {
     /// Starts hosts and one candidate for leadership on each, and waits until all have joined.
     async fn start(hosts: usize) -> Self {
+        let mut cluster = Self::unled(hosts).await;
+        for n in 0..hosts {
+            cluster.start_candidate(n);
+        }
+        cluster
+    }
+
+    /// Starts hosts that nobody leads yet, and waits until all have joined.
+    async fn unled(hosts: usize) -> Self {
         if std::env::var_os("VIKING_TEST_LOG").is_some() {
             // Another test may have been faster.
             tracing_subscriber::fmt().with_test_writer().try_init().ok();
@@ -103,7 +113,6 @@ impl Cluster {
         }
         for n in 0..hosts {
             cluster.start_worker(n);
-            cluster.start_candidate(n);
         }
         let joined = |world: &World| world.hosts.len() == hosts && world.members.len() == hosts;
         cluster.until("all hosts have joined", s(10), joined).await;

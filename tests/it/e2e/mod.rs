@@ -21,6 +21,6 @@ mod proxy;
 mod push;
 mod registry;
 mod remove;
-mod repo;
+pub(crate) mod repo;
 mod source;
 mod world;

@@ -1,0 +1,193 @@
+//! The product's own leader, with a git repository behind it: what becomes of commits before they
+//! are staged. Git reads its files in real time; everything else happens in virtual time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use viking::build::fake_registry::FakeManifests;
+use viking::config::Config;
+use viking::leader::{self, Parts};
+use viking::model::names::Tag;
+use viking::model::release::{Pointer, RunEnd, Source};
+use viking::store::election;
+use viking::store::keys::Key;
+use viking::store::tables::Request;
+use viking::sync::{Mirrors, Options};
+use viking::wake::now_ms;
+
+use super::{Cluster, REGISTRY, name, s};
+use crate::e2e::repo::{Commit, Repo};
+
+/// How long the lease of a leader lasts.
+const TTL: Duration = Duration::from_secs(3);
+
+/// A node that runs, and one more line for the deploy part.
+fn web(run: &str) -> String {
+    format!("viking: {{name: shop}}\ndeploy:\n  web: {{image: web, run: {run}, expose: [80]}}\n")
+}
+
+/// One host, led by the real leader, that follows one repository.
+struct Followed {
+    cluster: Cluster,
+    repo: Repo,
+    dir: tempfile::TempDir,
+    config: Config,
+    leading: CancellationToken,
+}
+
+impl Followed {
+    async fn start() -> Self {
+        let cluster = Cluster::unled(1).await;
+        for image in ["registry:2", "web", "db"] {
+            cluster.registry.publish(image, image);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let repo = Repo::new(dir.path().join("repo"));
+        let mut followed = Self {
+            cluster,
+            repo,
+            dir,
+            config: Config::default(),
+            leading: CancellationToken::new(),
+        };
+        followed.lead().await;
+        followed
+    }
+
+    /// Another leader takes over, with nothing in its memory.
+    async fn lead(&mut self) {
+        self.leading.cancel();
+        self.leading = CancellationToken::new();
+        let tables = self.cluster.tables.clone();
+        let (progress, _) = broadcast::channel(64);
+        let parts = Parts {
+            engine: Arc::new(self.cluster.engine().clone()),
+            mirrors: Mirrors::new(&self.dir.path().join("data"), Options::from_env()).unwrap(),
+            registry: Arc::new(FakeManifests::new(REGISTRY, &self.cluster.registry)),
+            config: self.config.clone(),
+            progress,
+            tables: tables.clone(),
+        };
+        let stop = self.leading.clone();
+        tokio::spawn(async move {
+            let key = tables.keys().text(&Key::Leader);
+            let runtime = tokio::runtime::Handle::current();
+            let store = tables.store();
+            let elected = election::campaign(store, &key, "host-a", TTL, &runtime, &stop).await;
+            let Some(leadership) = elected else { return };
+            let leadership = Arc::new(leadership);
+            leader::run(parts, Arc::clone(&leadership), stop).await;
+            if let Some(leadership) = Arc::into_inner(leadership) {
+                leadership.resign().await;
+            }
+        });
+    }
+
+    async fn add(&self) {
+        let source = Source {
+            v: 1,
+            url: self.repo.path().to_owned(),
+            branch: None,
+            path: String::new(),
+            poll_ms: 2_000,
+        };
+        let stack = name("shop");
+        let put = self.cluster.clear.put_source(&stack, &source, 0);
+        put.await.unwrap();
+    }
+
+    fn push(&self, yaml: &str) -> Commit {
+        for line in yaml.lines() {
+            let run = line.split("run: ").nth(1).and_then(|r| r.split(',').next());
+            self.cluster.script(run.unwrap_or_default());
+        }
+        self.repo.commit("a commit", &[("viking.yml", yaml)])
+    }
+
+    async fn ask(&self, kind: &str) {
+        let request = Request {
+            v: 1,
+            kind: kind.to_owned(),
+            about: String::new(),
+            at_ms: now_ms(),
+        };
+        let stack = name("shop");
+        let asked = self.cluster.clear.request(&stack, &request);
+        asked.await.unwrap();
+    }
+
+    async fn until(&self, what: &str, is: impl Fn(&Pointer) -> bool) {
+        self.cluster
+            .until(what, s(400), |world| {
+                world
+                    .stacks
+                    .get(&name("shop"))
+                    .is_some_and(|stack| is(&stack.pointer))
+            })
+            .await;
+    }
+
+    async fn until_live(&self, commit: &Commit) {
+        let tag = Tag::parse(commit.tag()).unwrap();
+        self.cluster
+            .until("it is live and settled", s(400), |world| {
+                super::look::settled(world, &tag)
+            })
+            .await;
+    }
+
+    async fn ends(&self) -> Vec<(String, RunEnd)> {
+        let ends = self.cluster.ends("shop").await.into_iter();
+        ends.map(|(tag, end)| (tag.to_string(), end)).collect()
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.leading.cancel();
+    }
+}
+
+fn tag(commit: &Commit) -> String {
+    commit.tag().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_release_and_a_newer_commit_that_does_not_parse_both_stay_quarantined() {
+    let followed = Followed::start().await;
+    let db = |run: &str| web("v1") + &format!("  db: {{image: db, run: {run}, volume: [/data]}}\n");
+    let first = followed.push(&db("v1"));
+    followed.add().await;
+    followed.until_live(&first).await;
+    let failing = followed.push(&db("never").replace("volume", "health: {tcp: 1}, volume"));
+    followed
+        .until("it is cutting", |pointer| !pointer.cut.is_empty())
+        .await;
+    let unreadable = followed.push("nonsense");
+    followed
+        .until("both have failed", |pointer| {
+            pointer.staged.is_none()
+                && pointer.building.is_none()
+                && pointer.live.is_some()
+                && pointer
+                    .quarantine
+                    .as_ref()
+                    .is_some_and(|bad| bad.tag.as_str() == unreadable.tag())
+        })
+        .await;
+    // Neither is tried again.
+    let created = followed.cluster.calls("create");
+    tokio::time::sleep(s(900)).await;
+    assert_eq!(followed.cluster.calls("create"), created);
+    let wanted = [
+        (tag(&first), RunEnd::Live),
+        (tag(&failing), RunEnd::Failed),
+        (tag(&unreadable), RunEnd::Failed),
+    ];
+    assert_eq!(followed.ends().await, wanted);
+    followed.push(&db("v2"));
+    let fixed = followed.push(&db("v3"));
+    followed.until_live(&fixed).await;
+}
