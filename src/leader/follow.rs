@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Parts;
 use super::make::{self, Failed, Made};
-use crate::model::names::StackName;
+use crate::model::names::{StackName, TAG_COMMIT_DIGITS};
 use crate::model::release::{
     Commit, Phase, Pointer, Quarantine, Release, RunEnd, RunRecord, Source,
 };
@@ -301,31 +301,30 @@ impl Follower {
     }
 
     async fn superseded(&self, newer: &str) -> anyhow::Result<()> {
-        let world = self.parts.tables.world(now_ms()).await?;
-        let building = world
-            .stacks
-            .get(&self.stack)
-            .and_then(|s| s.pointer.building.clone());
-        let end = building.map(|building| RunRecord {
+        self.change_with(|pointer| self.end_building(pointer, newer))
+            .await
+    }
+
+    /// Ends the run of the build under way, if there is one: to go with the change that drops it.
+    pub(super) fn end_building(&self, pointer: &mut Pointer, newer: &str) -> Vec<Op> {
+        let Some(building) = pointer.building.take() else {
+            return Vec::new();
+        };
+        let ended_ms = now_ms();
+        let took_ms = ended_ms.saturating_sub(building.since_ms);
+        let end = RunRecord {
             v: 1,
             run: building.run,
             commit: building.commit,
             tag: building.tag,
             end: RunEnd::Superseded,
-            reason: format!("{} came", &newer[..newer.len().min(12)]),
+            reason: format!("{} came", &newer[..newer.len().min(TAG_COMMIT_DIGITS)]),
             stage: "build".to_owned(),
             log: Vec::new(),
-            stages_ms: vec![(
-                "build".to_owned(),
-                world.now_ms.saturating_sub(building.since_ms),
-            )],
-            ended_ms: world.now_ms,
-        });
-        let extra: Vec<Op> = end
-            .iter()
-            .map(|end| self.parts.tables.history_op(&self.stack, end))
-            .collect();
-        self.change(extra, |pointer| pointer.building = None).await
+            stages_ms: vec![("build".to_owned(), took_ms)],
+            ended_ms,
+        };
+        vec![self.parts.tables.history_op(&self.stack, &end)]
     }
 
     async fn quarantine(&self, bad: Quarantine) -> anyhow::Result<()> {
@@ -466,22 +465,28 @@ impl Follower {
         extra: Vec<Op>,
         edit: impl Fn(&mut Pointer),
     ) -> anyhow::Result<()> {
+        self.change_with(|pointer| {
+            edit(pointer);
+            extra.clone()
+        })
+        .await
+    }
+
+    /// As [`Self::change`]; what is written beside it comes of the very pointer that it replaces.
+    pub(super) async fn change_with(
+        &self,
+        edit: impl Fn(&mut Pointer) -> Vec<Op>,
+    ) -> anyhow::Result<()> {
         for _ in 0..POINTER_TRIES {
             let world = self.parts.tables.world(now_ms()).await?;
             let stack = world.stacks.get(&self.stack);
             let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
             pointer.v = 1;
-            edit(&mut pointer);
+            let extra = edit(&mut pointer);
             let revision = stack.map_or(0, |stack| stack.pointer_revision);
             let tables = &self.parts.tables;
             let outcome = tables
-                .set_pointer(
-                    &self.leadership,
-                    &self.stack,
-                    &pointer,
-                    revision,
-                    extra.clone(),
-                )
+                .set_pointer(&self.leadership, &self.stack, &pointer, revision, extra)
                 .await?;
             match outcome {
                 Outcome::Done(_) | Outcome::Deposed => return Ok(()),

@@ -162,7 +162,16 @@ impl<'a> Draft<'a> {
             reason: self.reason.clone(),
         };
         self.follower
-            .change(vec![], |pointer| pointer.building = Some(building.clone()))
+            .change_with(|pointer| {
+                let same = pointer.building.as_ref().is_some_and(|b| b.run == self.run);
+                let ends = if same {
+                    Vec::new()
+                } else {
+                    self.follower.end_building(pointer, &self.commit.id)
+                };
+                pointer.building = Some(building.clone());
+                ends
+            })
             .await
     }
 

@@ -155,6 +155,31 @@ fn tag(commit: &Commit) -> String {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_build_that_a_newer_commit_replaces_has_its_end() {
+    let followed = Followed::start().await;
+    let first = followed.push(&web("v1"));
+    followed.add().await;
+    followed.until_live(&first).await;
+    // It waits for an image that another stack has not made yet.
+    let second = followed.push(&web("v2").replace("image: web", "image: \"viking:other/app\""));
+    let held_up = |pointer: &Pointer| {
+        pointer
+            .building
+            .as_ref()
+            .is_some_and(|b| !b.reason.is_empty())
+    };
+    followed.until("it is held up from outside", held_up).await;
+    let third = followed.push(&web("v3"));
+    followed.until_live(&third).await;
+    let wanted = [
+        (tag(&first), RunEnd::Live),
+        (tag(&second), RunEnd::Superseded),
+        (tag(&third), RunEnd::Live),
+    ];
+    assert_eq!(followed.ends().await, wanted);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_release_and_a_newer_commit_that_does_not_parse_both_stay_quarantined() {
     let followed = Followed::start().await;
     let db = |run: &str| web("v1") + &format!("  db: {{image: db, run: {run}, volume: [/data]}}\n");
