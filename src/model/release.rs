@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::job::JobKey;
 use super::names::{ImageName, NodeName, StackName, Tag};
 use super::plan::Start;
 use super::spec::{ContainerSpec, ImageRef, LinkTarget, StopPolicy};
@@ -207,6 +208,18 @@ pub struct Release {
 }
 
 impl Release {
+    /// A slot of one of its nodes, as a job.
+    #[must_use]
+    pub fn job(&self, node: &NodeName, slot: u32) -> Option<JobKey> {
+        let tag = self.nodes.get(node)?.tag.clone();
+        Some(JobKey {
+            stack: self.stack.clone(),
+            tag,
+            node: node.clone(),
+            slot,
+        })
+    }
+
     /// Whether any node's jobs run under this release's own tag or are new services of it.
     #[must_use]
     pub fn runs_at(&self, node: &NodeName, tag: &Tag) -> bool {

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use super::wanted::{Wanted, any_healthy, own_links, stack_map};
+use super::wanted::{Wanted, any_healthy, linked, own_links, stack_map, still_to_cut};
 use crate::model::job::{CounterRecord, Fault, JobKey, JobState};
 use crate::model::names::{NodeName, StackName};
-use crate::model::release::{Cut, Release};
-use crate::model::resolve;
+use crate::model::release::{Cut, Release, ReleaseNode};
+use crate::model::resolve::{self, StackMap};
 use crate::model::spec::LinkTarget;
 use crate::model::world::{StackWorld, World};
 
@@ -132,13 +132,52 @@ pub fn cut_waits_for(
     let node = release.nodes.get(&seat.0)?;
     let maps = BTreeMap::from([(name.clone(), stack_map(stack))]);
     own_links(node, release)
-        .find(|link| {
-            let target = LinkTarget {
-                stack: None,
-                node: (*link).clone(),
-            };
-            let tags = resolve::copies(&maps, name, &node.tag, &target);
-            !any_healthy(world, name, link, &tags)
-        })
+        .find(|link| down(world, &maps, node, name, link))
         .cloned()
+}
+
+/// The slot to hand over although jobs of the release are not healthy: each of those could not even
+/// start, because it waits for a node whose live copy keeps failing. Nobody loses anything by it, and
+/// nothing else would ever bring the release on.
+#[must_use]
+pub fn cut_first(
+    world: &World,
+    name: &StackName,
+    stack: &StackWorld,
+    release: &Release,
+    sick: &[&Wanted<'_>],
+) -> Option<Cut> {
+    let maps = BTreeMap::from([(name.clone(), stack_map(stack))]);
+    let live = stack.live()?;
+    let failing = |(node, slot): &Cut| {
+        let job = live.job(node, *slot);
+        job.and_then(|job| counter(world, &job).map(|c| c.failures > 0)) == Some(true)
+    };
+    let mut seats = still_to_cut(stack);
+    seats.retain(failing);
+    let waits_for = |wanted: &&Wanted<'_>| {
+        let unplaced = world.placement(&wanted.job).is_none();
+        let down = |from: &ReleaseNode, link: &NodeName| down(world, &maps, from, name, link);
+        let links = linked(release, &wanted.job.node, down);
+        let seat = seats.iter().position(|(node, _)| links.contains(node));
+        seat.filter(|_| unplaced)
+    };
+    let first: Option<Vec<usize>> = sick.iter().map(waits_for).collect();
+    seats.get(first?.into_iter().min()?).cloned()
+}
+
+/// Whether no copy works that a node of the stack would reach over a link.
+fn down(
+    world: &World,
+    maps: &BTreeMap<StackName, StackMap>,
+    from: &ReleaseNode,
+    stack: &StackName,
+    link: &NodeName,
+) -> bool {
+    let target = LinkTarget {
+        stack: None,
+        node: link.clone(),
+    };
+    let tags = resolve::copies(maps, stack, &from.tag, &target);
+    !any_healthy(world, stack, link, &tags)
 }

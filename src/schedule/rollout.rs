@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::dowding;
 use super::judge::{self, Failure};
-use super::wanted::{Role, healthy, still_to_cut, wanted};
+use super::wanted::{Role, Wanted, healthy, still_to_cut, wanted};
 use crate::model::job::JobKey;
 use crate::model::names::StackName;
 use crate::model::release::{Commit, Cut, Phase, Pointer, Quarantine, Release, RunEnd, RunRecord};
@@ -58,13 +58,10 @@ fn staged(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step> {
     if let Some(failure) = judge::failure(world, stack, &jobs) {
         return Some(fail(world, stack, release, failure));
     }
-    if let Some(sick) = jobs.iter().find(|wanted| !healthy(world, &wanted.job)) {
-        let cutting = stack.pointer.phase == Phase::Cutting;
-        if let Some(reason) = judge::stranded(world, stack, sick).filter(|_| cutting) {
-            return Some(put_off(world, stack, &reason));
-        }
-        let overdue = judge::overdue(world, stack, sick)?;
-        return Some(fail(world, stack, release, overdue));
+    let ill = |wanted: &&&Wanted<'_>| !healthy(world, &wanted.job);
+    let sick: Vec<_> = jobs.iter().filter(ill).copied().collect();
+    if !sick.is_empty() {
+        return held_up(world, name, stack, release, &sick);
     }
     // A release that is still draining goes first: there is one place for it in the pointer.
     if stack.pointer.retiring.is_some() {
@@ -74,6 +71,31 @@ fn staged(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step> {
         Some(seat) => may_cut(world, name, stack, release, seat),
         None => Some(promote(world, stack, release)),
     }
+}
+
+/// What follows from jobs of the release that are not healthy, or not yet.
+fn held_up(
+    world: &World,
+    name: &StackName,
+    stack: &StackWorld,
+    release: &Release,
+    sick: &[&Wanted<'_>],
+) -> Option<Step> {
+    if stack.pointer.phase == Phase::Cutting {
+        let mut stranded = sick.iter().filter_map(|w| judge::stranded(world, stack, w));
+        if let Some(reason) = stranded.next() {
+            return Some(put_off(world, stack, &reason));
+        }
+    }
+    let mut overdue = sick.iter().filter_map(|w| judge::overdue(world, stack, w));
+    if let Some(overdue) = overdue.next() {
+        return Some(fail(world, stack, release, overdue));
+    }
+    if stack.pointer.retiring.is_some() {
+        return None;
+    }
+    let seat = judge::cut_first(world, name, stack, release, sick)?;
+    may_cut(world, name, stack, release, &seat)
 }
 
 /// Hands a slot over, unless the new copy would have to wait while nobody serves.

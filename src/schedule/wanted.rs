@@ -190,6 +190,25 @@ pub fn own_links<'a>(
         })
 }
 
+/// The nodes of a release that a node comes to over links that `follows` lets pass: from which node
+/// to which. Never the node itself.
+pub fn linked<'a>(
+    release: &'a Release,
+    node: &NodeName,
+    follows: impl Fn(&ReleaseNode, &NodeName) -> bool,
+) -> BTreeSet<&'a NodeName> {
+    let mut found = BTreeSet::new();
+    let mut todo: Vec<&ReleaseNode> = release.nodes.get(node).into_iter().collect();
+    while let Some(from) = todo.pop() {
+        for link in own_links(from, release) {
+            if follows(from, link) && found.insert(link) {
+                todo.extend(release.nodes.get(link));
+            }
+        }
+    }
+    found
+}
+
 /// Whether a job's own host sees it healthy.
 #[must_use]
 pub fn healthy(world: &World, job: &JobKey) -> bool {
