@@ -37,7 +37,7 @@ pub fn step(world: &World, name: &StackName) -> Option<Step> {
     let stack = world
         .stacks
         .get(name)
-        .filter(|_| !world.frozen_stacks.contains(name))?;
+        .filter(|stack| !world.frozen_stacks.contains(name) && !stack.pointer.removing)?;
     if let Some(step) = retired(world, name, stack) {
         return Some(step);
     }
