@@ -24,6 +24,10 @@ pub const STAGING_MS_MAX: u64 = 10 * 60 * 1000;
 /// started again: nobody serves meanwhile.
 pub const CUT_OUTSIDE_MS_MAX: u64 = 60_000;
 
+/// How long after a hand-over failures of those that link to it are still put down to it: a process
+/// that lost its connection gives up late, and three looks at its health take a while.
+const CUT_SETTLES_MS: u64 = 15_000;
+
 /// What made a staged job fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -45,6 +49,10 @@ pub fn failure(world: &World, stack: &StackWorld, jobs: &[&Wanted<'_>]) -> Optio
         if wanted.job.tag.is_static() && counter.at_ms <= made_ms {
             return None;
         }
+        let excused = excused_until(world, stack, wanted);
+        if excused.is_some_and(|until| counter.at_ms <= until) {
+            return None;
+        }
         let own = counter.fault == Fault::Own;
         // The live copy of a slot that is handed over stands still: it is brought back at the first
         // exit, within one stop and one start.
@@ -61,6 +69,25 @@ pub fn failure(world: &World, stack: &StackWorld, jobs: &[&Wanted<'_>]) -> Optio
             log: counter.log_tail.clone(),
         })
     })
+}
+
+/// Until when failures of a job are not its own: as long as a slot that it links to is handed over
+/// nobody serves there. What is handed over itself is not excused.
+fn excused_until(world: &World, stack: &StackWorld, wanted: &Wanted<'_>) -> Option<u64> {
+    let cut = &stack.pointer.cut;
+    let release = stack.staged().filter(|_| !cut.is_empty())?;
+    let JobKey { node, slot, .. } = &wanted.job;
+    if cut.contains(&(node.clone(), *slot)) {
+        return None;
+    }
+    let links = linked(release, node, |_, _| true);
+    let settled = |(node, slot): &Cut| {
+        let state = world.state(world.placement(&release.job(node, *slot)?)?)?;
+        let healthy = state.state == JobState::Healthy;
+        healthy.then(|| state.since_ms.saturating_add(CUT_SETTLES_MS))
+    };
+    let seats = cut.iter().filter(|(node, _)| links.contains(node));
+    seats.map(|seat| settled(seat).unwrap_or(u64::MAX)).max()
 }
 
 /// Failures in a row of a job's present placement.

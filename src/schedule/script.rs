@@ -90,7 +90,11 @@ struct JobText {
     host: HostName,
     state: Option<JobState>,
     #[serde(default)]
+    since_ms: u64,
+    #[serde(default)]
     failures: u32,
+    /// When the last one was; now if it is not said.
+    failed_ms: Option<u64>,
     #[serde(default)]
     unhealthy: bool,
     #[serde(default)]
@@ -381,7 +385,7 @@ fn add_job(world: &mut World, instance: i64, text: JobText) -> Result<(), String
             last_exit: Some(1),
             unhealthy: text.unhealthy,
             reason: "exited with 1".to_owned(),
-            at_ms: world.now_ms,
+            at_ms: text.failed_ms.unwrap_or(world.now_ms),
             next_try_ms: world.now_ms,
             log_tail: Vec::new(),
         };
@@ -392,7 +396,7 @@ fn add_job(world: &mut World, instance: i64, text: JobText) -> Result<(), String
             v: 1,
             instance,
             state,
-            since_ms: 0,
+            since_ms: text.since_ms,
             container: Some(job.id(instance).0),
             address: None,
             published: Vec::new(),
