@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::model::host::{HostRecord, Member, Readiness};
 use crate::model::job::JobKey;
-use crate::model::names::{HostName, NodeName, StackName};
+use crate::model::names::{HostName, NodeName, StackName, Tag};
 use crate::model::plan::Verdict;
 use crate::model::release::{FilterRule, ReleaseNode};
 use crate::model::spec::Resources;
@@ -22,6 +22,8 @@ pub struct Load {
     pub reserved: Resources,
     /// Jobs per node.
     pub per_node: BTreeMap<(StackName, NodeName), u32>,
+    /// Jobs per node and tag.
+    pub per_tag: BTreeMap<(StackName, NodeName, Tag), u32>,
     /// Fixed ports and who has them.
     pub ports: BTreeMap<u16, JobKey>,
     /// Specs that failed here lately, by node.
@@ -35,10 +37,10 @@ impl Load {
         let add = |a: Option<u64>, b: Option<u64>| Some(a.unwrap_or(0) + b.unwrap_or(0));
         self.reserved.cpu_millis = add(self.reserved.cpu_millis, node.resources.cpu_millis);
         self.reserved.memory_bytes = add(self.reserved.memory_bytes, node.resources.memory_bytes);
-        *self
-            .per_node
-            .entry((job.stack.clone(), job.node.clone()))
-            .or_insert(0) += 1;
+        let per_node = (job.stack.clone(), job.node.clone());
+        *self.per_node.entry(per_node).or_insert(0) += 1;
+        let per_tag = (job.stack.clone(), job.node.clone(), job.tag.clone());
+        *self.per_tag.entry(per_tag).or_insert(0) += 1;
         self.ports
             .extend(node.host_ports.iter().map(|port| (*port, job.clone())));
     }
@@ -131,9 +133,13 @@ fn tags(member: &Member, node: &ReleaseNode) -> Result<(), String> {
     Ok(())
 }
 
+/// Counted within one tag: a new release starts beside the live one.
 fn strict_spread(load: &Load, candidate: &Candidate<'_>) -> Result<(), String> {
-    let key = (candidate.job.stack.clone(), candidate.job.node.clone());
-    let copies = load.per_node.get(&key).copied().unwrap_or(0);
+    let JobKey {
+        stack, node, tag, ..
+    } = candidate.job;
+    let key = (stack.clone(), node.clone(), tag.clone());
+    let copies = load.per_tag.get(&key).copied().unwrap_or(0);
     if candidate.node.spread_required && copies > 0 {
         return Err(format!(
             "has {copies} of {} and spread is required",
