@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use super::dowding;
 use super::wanted::{Wanted, any_healthy, linked, own_links, stack_map, still_to_cut};
 use crate::model::job::{CounterRecord, Fault, JobKey, JobState};
 use crate::model::names::{NodeName, StackName};
+use crate::model::plan::Unplaced;
 use crate::model::release::{Cut, Release, ReleaseNode};
 use crate::model::resolve::{self, StackMap};
 use crate::model::spec::LinkTarget;
@@ -108,7 +110,6 @@ pub fn overdue(world: &World, stack: &StackWorld, sick: &Wanted<'_>) -> Option<F
         .get(&placement.host)
         .filter(|host| host.engine_up())?;
     let state = world.state(placement)?;
-    let begun = !matches!(state.state, JobState::Assigned | JobState::Pulling);
     let outside = counter(world, &sick.job).is_some_and(|counter| counter.fault == Fault::Outside);
     // While its host was away nobody could know.
     let since_ms = stack
@@ -117,7 +118,7 @@ pub fn overdue(world: &World, stack: &StackWorld, sick: &Wanted<'_>) -> Option<F
         .max(state.since_ms)
         .max(host.started_ms);
     let waited_ms = world.now_ms.saturating_sub(since_ms);
-    if outside || !begun || waited_ms < STAGING_MS_MAX {
+    if outside || !begun(state.state) || waited_ms < STAGING_MS_MAX {
         return None;
     }
     let minutes = STAGING_MS_MAX / 60_000;
@@ -132,19 +133,58 @@ pub fn overdue(world: &World, stack: &StackWorld, sick: &Wanted<'_>) -> Option<F
     })
 }
 
-/// Why a slot under hand-over cannot start, when it has been so for too long and not by its own
-/// fault.
+/// Why a hand-over does not come to its end, when it has been so for too long and not by the commit's
+/// own fault.
 #[must_use]
-pub fn stranded(world: &World, stack: &StackWorld, sick: &Wanted<'_>) -> Option<String> {
+pub fn stranded(world: &World, stack: &StackWorld, sick: &[&Wanted<'_>]) -> Option<String> {
     let waited_ms = world.now_ms.saturating_sub(stack.pointer.since_ms);
     if waited_ms < CUT_OUTSIDE_MS_MAX {
         return None;
     }
-    if world.placement(&sick.job).is_none() {
-        return Some(format!("{} could not be placed", sick.job.short()));
+    let (placed, unplaced): (Vec<&&Wanted<'_>>, Vec<_>) = sick
+        .iter()
+        .partition(|wanted| world.placement(&wanted.job).is_some());
+    let mut placed = placed.iter().map(|wanted| &wanted.job);
+    if let Some(reason) = placed.find_map(|job| not_begun(world, stack, job)) {
+        return Some(reason);
     }
-    let outside = counter(world, &sick.job).filter(|counter| counter.fault == Fault::Outside)?;
-    Some(format!("{}: {}", sick.job.short(), outside.reason))
+    if unplaced.is_empty() {
+        return None;
+    }
+    let plan = dowding::plan(world);
+    let of = |list: &[Unplaced], job: &JobKey| list.iter().find(|u| u.job == *job).cloned();
+    unplaced.into_iter().find_map(|Wanted { job, .. }| {
+        // Who stands still for a copy that waits gets no later chance; the others may wait as long
+        // as a job may take.
+        let cut = stack.pointer.cut.contains(&(job.node.clone(), job.slot));
+        let patient = !cut && waited_ms < STAGING_MS_MAX;
+        let waits = of(&plan.waiting, job).filter(|_| !patient);
+        let unplaced = of(&plan.blocked, job).or(waits)?;
+        let reason = unplaced.reason;
+        Some(format!("{} could not be placed: {reason}", job.short()))
+    })
+}
+
+/// Why a placed job has not been begun for too long, or cannot be, by no fault of its own. While its
+/// host is away nobody could bring the old copy back either.
+fn not_begun(world: &World, stack: &StackWorld, job: &JobKey) -> Option<String> {
+    if let Some(outside) = counter(world, job).filter(|c| c.fault == Fault::Outside) {
+        return Some(format!("{}: {}", job.short(), outside.reason));
+    }
+    let placement = world.placement(job)?;
+    let host = world.hosts.get(&placement.host).filter(|h| h.engine_up())?;
+    let state = world.state(placement);
+    let word = state.map_or(JobState::Assigned, |state| state.state);
+    let seen_ms = state.map_or(0, |state| state.since_ms);
+    let since_ms = stack.pointer.since_ms.max(seen_ms).max(host.started_ms);
+    let waited_ms = world.now_ms.saturating_sub(since_ms);
+    let late = !begun(word) && waited_ms >= CUT_OUTSIDE_MS_MAX;
+    let seconds = CUT_OUTSIDE_MS_MAX / 1_000;
+    late.then(|| format!("{} is still {word} after {seconds} seconds", job.short()))
+}
+
+fn begun(state: JobState) -> bool {
+    !matches!(state, JobState::Assigned | JobState::Pulling)
 }
 
 /// The node a slot's new copy would wait for: better now than while nobody serves.

@@ -81,11 +81,9 @@ fn held_up(
     release: &Release,
     sick: &[&Wanted<'_>],
 ) -> Option<Step> {
-    if stack.pointer.phase == Phase::Cutting {
-        let mut stranded = sick.iter().filter_map(|w| judge::stranded(world, stack, w));
-        if let Some(reason) = stranded.next() {
-            return Some(put_off(world, stack, &reason));
-        }
+    let cutting = stack.pointer.phase == Phase::Cutting;
+    if let Some(reason) = judge::stranded(world, stack, sick).filter(|_| cutting) {
+        return Some(put_off(world, stack, &reason));
     }
     let mut overdue = sick.iter().filter_map(|w| judge::overdue(world, stack, w));
     if let Some(overdue) = overdue.next() {
