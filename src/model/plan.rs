@@ -1,12 +1,12 @@
 //! What the planner returns: who starts where, who stops, who waits and why. A value that knows
 //! nothing of the world it came from; written by the store, printed by people's tools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::job::{Assignment, JobKey};
-use super::names::HostName;
+use super::names::{HostName, StackName};
 use super::release::RunId;
 use super::world::{Pin, PinKey};
 
@@ -79,6 +79,18 @@ pub struct Plan {
 pub type PinKeyText = String;
 
 impl Plan {
+    /// The plan without what it would change of some stacks.
+    #[must_use]
+    pub fn without(mut self, stacks: &BTreeSet<StackName>) -> Self {
+        self.start
+            .retain(|start| !stacks.contains(&start.job.stack));
+        self.stop
+            .retain(|stop| !stacks.contains(&stop.placement.job.stack));
+        self.pins
+            .retain(|_, (pin, _)| !stacks.contains(pin.stack()));
+        self
+    }
+
     /// Whether the store would not change.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -60,6 +60,17 @@ pub enum PinKey {
     Volume(StackName, VolumeName),
 }
 
+impl PinKey {
+    /// The stack it belongs to.
+    #[must_use]
+    pub fn stack(&self) -> &StackName {
+        match self {
+            Self::Seat(seat) => &seat.stack,
+            Self::Volume(stack, _) => stack,
+        }
+    }
+}
+
 /// Value under `/fixed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {

@@ -190,7 +190,10 @@ impl<'a> Planner<'a> {
     }
 
     fn choose(&self, wanted: &Wanted<'_>) -> (Option<HostName>, Vec<Verdict>) {
-        let pinned = self.pinned(wanted).or_else(|| self.beside_old_copy(wanted));
+        let mut pinned = self.pinned(wanted);
+        if pinned.is_empty() {
+            pinned.extend(self.beside_old_copy(wanted));
+        }
         let candidate = Candidate {
             job: &wanted.job,
             node: wanted.node,
@@ -199,17 +202,22 @@ impl<'a> Planner<'a> {
         place(self.world, &self.loads, &candidate)
     }
 
-    fn pinned(&self, wanted: &Wanted<'_>) -> Option<(HostName, String)> {
-        let found = pin_keys(wanted)
-            .into_iter()
-            .find_map(|key| self.pins.get(&key).map(|host| (key, host.clone())));
-        let (key, host) = found?;
-        let since = self
-            .world
-            .fixed
-            .get(&key)
-            .map_or("just now", |_| "its volume is there");
-        Some((host, since.to_owned()))
+    /// The hosts that a job's pins name: its slot's, and those of the volumes it shares.
+    fn pinned(&self, wanted: &Wanted<'_>) -> Vec<(HostName, String)> {
+        let mut hosts = BTreeMap::new();
+        for key in pin_keys(wanted) {
+            let Some(host) = self.pins.get(&key) else {
+                continue;
+            };
+            let known = self.world.fixed.contains_key(&key);
+            let why = if known {
+                "its volume is there"
+            } else {
+                "just now"
+            };
+            hosts.entry(host.clone()).or_insert(why.to_owned());
+        }
+        hosts.into_iter().collect()
     }
 
     /// The new copy of an exclusive slot goes where the old one is: it takes over its port.

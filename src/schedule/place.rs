@@ -52,8 +52,9 @@ pub struct Candidate<'a> {
     pub job: &'a JobKey,
     /// Its node.
     pub node: &'a ReleaseNode,
-    /// The host it is pinned to, and why.
-    pub pinned: Option<(HostName, String)>,
+    /// The hosts it is pinned to, each once, and why. More than one is a contradiction that people
+    /// must solve: no host will do.
+    pub pinned: Vec<(HostName, String)>,
 }
 
 /// The host that wins, if any, and the verdict on each.
@@ -99,9 +100,7 @@ fn judge(
     load: &Load,
     candidate: &Candidate<'_>,
 ) -> Result<(), String> {
-    if let Some((pin, why)) = candidate.pinned.as_ref().filter(|(pin, _)| pin != name) {
-        return Err(format!("pinned to {pin}: {why}"));
-    }
+    pins(name, candidate)?;
     let Some(alive) = alive else {
         return Err("not seen: its lease has ended".to_owned());
     };
@@ -117,6 +116,18 @@ fn judge(
     strict_spread(load, candidate)?;
     ports(load, candidate)?;
     room(member, load, candidate.node)
+}
+
+fn pins(name: &HostName, candidate: &Candidate<'_>) -> Result<(), String> {
+    match &candidate.pinned[..] {
+        [] => Ok(()),
+        [(pin, _)] if pin == name => Ok(()),
+        [(pin, why)] => Err(format!("pinned to {pin}: {why}")),
+        several => {
+            let hosts: Vec<_> = several.iter().map(|(pin, _)| pin.as_str()).collect();
+            Err(format!("pinned to {}", hosts.join(" and to ")))
+        }
+    }
 }
 
 fn tags(member: &Member, node: &ReleaseNode) -> Result<(), String> {

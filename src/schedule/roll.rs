@@ -39,10 +39,19 @@ async fn step(
 ) -> anyhow::Result<Next> {
     let world = tables.world(now_ms()).await?;
     let mut moved = false;
+    let mut failed = Vec::new();
     for name in world.stacks.keys() {
-        if let Some(step) = rollout::step(&world, name) {
-            moved |= write(tables, leadership, progress, &world, name, step).await?;
+        let Some(step) = rollout::step(&world, name) else {
+            continue;
+        };
+        match write(tables, leadership, progress, &world, name, step).await {
+            Ok(written) => moved |= written,
+            // The others still get their step.
+            Err(error) => failed.push(format!("{name}: {error:#}")),
         }
+    }
+    if !failed.is_empty() {
+        anyhow::bail!("writing the next step of {}", failed.join("; "));
     }
     // The next step of a stack that moved may be due already.
     Ok(if moved {

@@ -24,13 +24,35 @@ fn each_world_gives_its_plan() {
         let plan = dowding::plan(&world);
         assert_eq!(
             check::plan(&world, &plan),
-            Vec::<String>::new(),
+            Vec::<check::Complaint>::new(),
             "{}",
             path.display()
         );
         let shown = format!("{text}---\n{}{}", script::plan_text(&plan), steps(&world));
         insta::assert_snapshot!(shown);
     });
+}
+
+#[test]
+fn a_plan_that_is_refused_for_one_stack_is_written_for_the_others() {
+    let text = "hosts: {alpha: {}}\nstacks:\n  \
+        bad: {live: a1, releases: {a1: {web: {volume: true}}}}\n  \
+        good: {live: a1, releases: {a1: {web: {volume: true}}}}\n";
+    let world = script::world(text).expect("a good world");
+    let mut plan = dowding::plan(&world);
+    assert_eq!((plan.start.len(), plan.pins.len()), (2, 2));
+    plan.start.push(plan.start[0].clone());
+    let (sound, complaints) = check::sound(&world, plan);
+    assert!(complaints.iter().all(|c| c.stack.as_str() == "bad") && !complaints.is_empty());
+    let lines = script::plan_text(&sound);
+    let changes: Vec<_> = lines.lines().filter(|l| !l.starts_with(' ')).collect();
+    assert_eq!(
+        changes,
+        [
+            "start   good/a1/web/0 on alpha",
+            "pin     good/web.0 to alpha: its volume is there"
+        ]
+    );
 }
 
 mod properties {
@@ -177,7 +199,7 @@ mod properties {
         fn a_plan_breaks_no_invariant_and_is_empty_after_its_writes(text in world()) {
             let mut world = script::world(&text).unwrap();
             let plan = dowding::plan(&world);
-            prop_assert_eq!(check::plan(&world, &plan), Vec::<String>::new());
+            prop_assert_eq!(check::plan(&world, &plan), Vec::<check::Complaint>::new());
             prop_assert_eq!(&plan, &dowding::plan(&world));
             apply(&mut world, &plan);
             let again = dowding::plan(&world);
@@ -199,7 +221,7 @@ mod properties {
             let reverting = world.stacks[&name].pointer.phase == viking::model::release::Phase::Reverting;
             for _ in 0..100 {
                 let plan = dowding::plan(&world);
-                prop_assert_eq!(check::plan(&world, &plan), Vec::<String>::new());
+                prop_assert_eq!(check::plan(&world, &plan), Vec::<check::Complaint>::new());
                 apply(&mut world, &plan);
                 all_healthy(&mut world);
                 world.now_ms += 1_000;
