@@ -52,9 +52,9 @@ fn next_look(world: &World) -> Next {
         .stacks
         .values()
         .filter(|stack| stack.pointer.retiring.is_some())
-        .map(|stack| {
+        .flat_map(|stack| {
             let waited = world.now_ms.saturating_sub(stack.pointer.since_ms);
-            dowding::DRAIN_MS.saturating_sub(waited) + 1
+            [dowding::DRAIN_MS, dowding::DRAIN_MS_MAX].map(|end| end.saturating_sub(waited) + 1)
         })
         .filter(|left| *left > 1)
         .min();

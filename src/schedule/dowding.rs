@@ -21,6 +21,10 @@ use crate::model::world::{Pin, PinKey, StackWorld, World};
 /// milliseconds; two seconds is room for a slow one. (The router's own drain comes with the router.)
 pub const DRAIN_MS: u64 = 2_000;
 
+/// When a replaced job stops although something still links to it, or cannot end: a container that
+/// the engine does not get rid of must not keep the next release from going live.
+pub const DRAIN_MS_MAX: u64 = 30_000;
+
 /// Decides for everything at once.
 #[must_use]
 pub fn plan(world: &World) -> Plan {
@@ -315,7 +319,9 @@ impl<'a> Planner<'a> {
         let live = stack
             .live()
             .and_then(|live| live.nodes.get(&wanted.job.node));
-        if live.is_some_and(|now| hands_over(wanted.node, now, wanted.job.slot)) {
+        let JobKey { slot, .. } = wanted.job;
+        // A slot that the new scale leaves out was never handed over: it served until now.
+        if live.is_some_and(|now| slot < now.slots() && hands_over(wanted.node, now, slot)) {
             return true; // stood still since its hand-over: nothing to drain
         }
         let linked = all
@@ -323,6 +329,9 @@ impl<'a> Planner<'a> {
             .filter(|other| other.role == Role::Retiring && self.still_there(&other.job))
             .any(|other| own_links(other.node, retiring).any(|link| *link == wanted.job.node));
         let waited = self.world.now_ms.saturating_sub(stack.pointer.since_ms);
+        if waited >= DRAIN_MS_MAX {
+            return true;
+        }
         let publishes = stack
             .procs
             .get(&(wanted.job.node.clone(), wanted.job.tag.clone()))
