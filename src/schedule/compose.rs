@@ -85,12 +85,13 @@ fn container(
     let before = parts
         .live
         .and_then(|live| live.nodes.get(&node.name))
-        .filter(|before| before.kind == NodeKind::Container && before.service == node.service);
+        .filter(|before| before.kind == NodeKind::Container);
     Ok(match before {
+        // Also one that became a service, or is none any more: it runs on under the tag it has.
         Some(before) if before.spec_hash == hash => {
             release_node(node, before.tag.clone(), hash, None)
         }
-        Some(before) if node.service => {
+        Some(before) if node.service && before.service => {
             let mut made = release_node(
                 node,
                 before.tag.clone(),
@@ -101,7 +102,9 @@ fn container(
             made
         }
         _ => {
-            let tag = if node.service {
+            // Under `static` there is one spec, which a live copy may be running.
+            let taken = before.is_some_and(|before| before.tag.is_static());
+            let tag = if node.service && !taken {
                 Tag::of_services()
             } else {
                 parts.tag.clone()
@@ -189,4 +192,94 @@ pub fn next_tag(commit: &str, taken: impl Fn(&Tag) -> bool) -> Tag {
         .filter_map(|nth| Tag::of_commit(commit, nth).ok())
         .find(|tag| !taken(tag))
         .expect("some number is free")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEB: &str = "viking: {name: shop}\ndeploy:\n  web: {image: web, run: v1}\n";
+
+    /// The releases of these files, one after the other, at the tags `c1`, `c2`, ….
+    fn releases(files: &[&str]) -> Vec<(ReleaseNode, Vec<Tag>)> {
+        let mut made: Vec<(ReleaseNode, Vec<Tag>)> = Vec::new();
+        let mut live: Option<Release> = None;
+        for (n, file) in files.iter().enumerate() {
+            let file = VikingFile::parse("viking.yml", file.as_bytes()).unwrap();
+            let image = ImageRef::External {
+                name: "web".to_owned(),
+                digest: "sha256:1".to_owned(),
+            };
+            let (release, procs) = compose(Parts {
+                file: &file,
+                commit: Commit {
+                    id: String::new(),
+                    subject: String::new(),
+                    author: String::new(),
+                    at_ms: 0,
+                },
+                tag: Tag::parse(&format!("c{}", n + 1)).unwrap(),
+                run: RunId(String::new()),
+                now_ms: 0,
+                images: BTreeMap::new(),
+                external: BTreeMap::from([("web".to_owned(), image)]),
+                foreign: BTreeMap::new(),
+                live: live.as_ref(),
+            })
+            .unwrap();
+            let node = release.nodes.values().next().unwrap().clone();
+            made.push((node, procs.into_keys().map(|(_, tag)| tag).collect()));
+            live = Some(release);
+        }
+        made
+    }
+
+    fn tags(files: &[&str]) -> Vec<String> {
+        let made = releases(files).into_iter();
+        made.map(|(node, _)| node.tag.to_string()).collect()
+    }
+
+    fn service(run: &str) -> String {
+        web(run)
+            .replace("}\n", ", service: true}\n")
+            .replace("shop, service: true", "shop")
+    }
+
+    fn web(run: &str) -> String {
+        WEB.replace("v1", run)
+    }
+
+    #[test]
+    fn becoming_a_service_or_ceasing_to_be_one_restarts_nothing() {
+        let (web, service) = (web("v1"), service("v1"));
+        assert_eq!(tags(&[&web, &service, &web]), ["c1", "c1", "c1"]);
+        assert_eq!(
+            tags(&[&service, &web, &service]),
+            ["static", "static", "static"]
+        );
+        let written: Vec<_> = releases(&[&web, &service])
+            .into_iter()
+            .map(|(_, p)| p.len())
+            .collect();
+        assert_eq!(written, [1, 0]);
+    }
+
+    #[test]
+    fn a_changed_spec_waits_only_where_a_service_runs_already() {
+        let nodes = releases(&[&web("v1"), &service("v1"), &service("v2")]);
+        assert!(nodes[2].0.pending.is_some() && nodes[2].0.tag.as_str() == "c1");
+        let nodes = releases(&[&web("v1"), &service("v2")]);
+        assert!(nodes[1].0.pending.is_none() && nodes[1].0.tag.is_static());
+        let nodes = releases(&[&service("v1"), &web("v2")]);
+        assert!(nodes[1].0.pending.is_none() && nodes[1].0.tag.as_str() == "c2");
+    }
+
+    #[test]
+    fn the_spec_a_live_copy_runs_is_never_overwritten() {
+        // It ceased to be a service and runs on as `static`.
+        let nodes = releases(&[&service("v1"), &web("v1"), &service("v2")]);
+        assert_eq!(nodes[1].0.tag.as_str(), "static");
+        assert_eq!(nodes[2].0.tag.as_str(), "c3");
+        assert_eq!(nodes[2].1, [nodes[2].0.tag.clone()]);
+    }
 }
