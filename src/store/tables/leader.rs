@@ -21,17 +21,18 @@ const EXTRA_OPS_MAX: usize = TXN_OPS_MAX / 2;
 struct Record {
     key: String,
     value: Vec<u8>,
-    /// What services run may change under the same key; everything else is written once.
-    mutable: bool,
+    /// What services run may change under the same key, and then of this node; everything else is
+    /// written once.
+    static_of: Option<NodeName>,
 }
 
 impl Record {
     fn once(key: String, value: Vec<u8>) -> Self {
-        let mutable = false;
+        let static_of = None;
         Self {
             key,
             value,
-            mutable,
+            static_of,
         }
     }
 }
@@ -117,7 +118,7 @@ impl Tables {
             .read_keys(all.chain(reused.iter().cloned()).chain([key.clone()]))
             .await?;
         let staged = read.contains_key(&key);
-        let Some(mut units) = record_units(records, &read, staged) else {
+        let Some(mut units) = self.record_units(release, records, &read, staged).await? else {
             return Ok(Outcome::Conflict);
         };
         let mut last = self.pointer_unit(&release.stack, pointer, expected_mod_revision, extra);
@@ -133,6 +134,60 @@ impl Tables {
         }
         units.push(last);
         self.lead(leadership, units).await
+    }
+
+    /// Writes for records that are not there yet. `None` when the release is on record (`staged`) and
+    /// one of its records is another. What services run (`static`) may change; who runs it then is
+    /// placed anew in the same breath, so that what was seen of the old spec says nothing of the new.
+    async fn record_units(
+        &self,
+        release: &Release,
+        records: Vec<Record>,
+        read: &Read,
+        staged: bool,
+    ) -> Result<Option<Vec<Unit>>> {
+        let mut units = Vec::new();
+        for record in records {
+            let before = read.get(&record.key);
+            if before.is_some_and(|kv| kv.value == record.value) {
+                continue;
+            }
+            if staged && record.static_of.is_none() {
+                return Ok(None);
+            }
+            let revision = revision_of(read, &record.key);
+            let as_read = Compare::ModRevision(record.key.clone(), revision);
+            let put = Unit::new(vec![as_read], vec![Op::put(record.key, record.value)]);
+            let ends = match record.static_of.filter(|_| before.is_some()) {
+                Some(node) => self.unplace(&release.stack, &node).await?,
+                None => Vec::new(),
+            };
+            units.extend(with_first(put, ends));
+        }
+        Ok(Some(units))
+    }
+
+    /// Ends every placement of a node under `static`.
+    async fn unplace(&self, stack: &StackName, node: &NodeName) -> Result<Vec<Unit>> {
+        let deploys = Selector::Prefix(self.keys.family(Family::Deploy));
+        let snapshot = self.read(vec![deploys]).await?;
+        let end = |kv: KeyValue| match self.keys.parse(&kv.key) {
+            Ok(Key::Deploy(_, job))
+                if job.stack == *stack && job.node == *node && job.tag.is_static() =>
+            {
+                let instance = Compare::CreateRevision(kv.key.clone(), kv.create_revision);
+                let run = self.keys.text(&Key::Run(job));
+                let ops = vec![Op::delete(kv.key), Op::delete(run)];
+                Some(Unit::new(vec![instance], ops))
+            }
+            _ => None,
+        };
+        Ok(snapshot
+            .lists
+            .into_iter()
+            .flatten()
+            .filter_map(end)
+            .collect())
     }
 
     /// Records of a release but for the release itself.
@@ -156,7 +211,7 @@ impl Tables {
             records.push(Record {
                 key: self.keys.text(&key),
                 value: encode(spec),
-                mutable: tag.is_static(),
+                static_of: tag.is_static().then(|| node.clone()),
             });
         }
         records
@@ -323,25 +378,17 @@ pub fn event_number(now_ms: u64) -> u64 {
     now_ms.saturating_mul(1 << 16) | u64::from(fastrand::u16(..))
 }
 
-/// Writes for records that are not there yet. `None` when the release is on record (`staged`) and
-/// one of its records is another. What services run (`static`) may change.
-fn record_units(records: Vec<Record>, read: &Read, staged: bool) -> Option<Vec<Unit>> {
-    let mut units = Vec::new();
-    for Record {
-        key,
-        value,
-        mutable,
-    } in records
-    {
-        let before = read.get(&key);
-        if before.is_some_and(|kv| kv.value == value) {
+/// A unit that takes as many of the others with it as one transaction holds, and what is left.
+fn with_first(mut first: Unit, others: Vec<Unit>) -> Vec<Unit> {
+    let mut left = Vec::new();
+    for other in others {
+        if first.ops.len() + other.ops.len() > EXTRA_OPS_MAX {
+            left.push(other);
             continue;
         }
-        if staged && !mutable {
-            return None;
-        }
-        let as_read = Compare::ModRevision(key.clone(), before.map_or(0, |kv| kv.mod_revision));
-        units.push(Unit::new(vec![as_read], vec![Op::put(key, value)]));
+        first.compares.extend(other.compares);
+        first.ops.extend(other.ops);
     }
-    Some(units)
+    left.insert(0, first);
+    left
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use viking::model::job::JobState;
 use viking::model::release::RunEnd;
 
 use super::{Cluster, name, s};
@@ -325,4 +326,38 @@ async fn the_fix_of_a_service_is_not_blamed_for_the_release_before() {
         assert!(ends.contains(&(fixed, RunEnd::Live)), "{bad}: {ends:?}");
         assert!(!ends.contains(&(failed, RunEnd::Live)), "{bad}: {ends:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_was_healthy_says_nothing_of_the_spec_that_replaces_it() {
+    let yaml = |db: &str, web: &str| {
+        format!(
+            "viking: {{name: shop}}\ndeploy:\n  \
+             db: {{image: db, run: {db}, expose: [80], service: true}}\n  \
+             web: {{image: web, run: {web}, expose: [80]}}\n"
+        )
+    };
+    let mut cluster = Cluster::start(1).await;
+    // Its service works; what else is in it does not.
+    let first = cluster.push(&yaml("v1", "crash")).await;
+    cluster
+        .until(
+            "the service is healthy and the rest has failed",
+            s(20),
+            |world| {
+                let up = world
+                    .states
+                    .values()
+                    .any(|state| state.state == JobState::Healthy);
+                up && !world.counters.is_empty()
+            },
+        )
+        .await;
+    let second = cluster.push(&yaml("never", "v1")).await;
+    cluster.until_failed(&second).await;
+    let ends = cluster.ends("shop").await;
+    assert_eq!(
+        ends,
+        [(first, RunEnd::Superseded), (second, RunEnd::Failed)]
+    );
 }

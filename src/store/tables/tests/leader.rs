@@ -95,6 +95,52 @@ async fn staging_again_is_fine_and_a_release_is_never_rewritten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_whose_spec_is_replaced_is_placed_anew() {
+    let t = tables().await;
+    let l = lead(&t).await;
+    let stage = async |text: &str, run: &str, at: i64| {
+        let settings = Settings {
+            run: Some(vec![run.to_owned()]),
+            ..Settings::default()
+        };
+        let spec = ContainerSpec::new(record("sha256:1").image_ref(), settings);
+        let key = ("app".parse().unwrap(), Tag::of_services());
+        let (release, pointer) = (release(text, "sha256:1"), pointer(text));
+        let procs = BTreeMap::from([(key, spec)]);
+        let staged = t.stage(&l, &release, &procs, REGISTRY, &pointer, at, vec![]);
+        match staged.await.unwrap() {
+            Outcome::Done(at) => at,
+            other => panic!("{other:?}"),
+        }
+    };
+    let of_app = |slot| JobKey {
+        tag: Tag::of_services(),
+        ..job(slot)
+    };
+    let pointer_at = async || t.world(0).await.unwrap().stacks[&stack()].pointer_revision;
+    stage("a1", "v1", 0).await;
+    let other = JobKey {
+        node: "other".parse().unwrap(),
+        ..of_app(0)
+    };
+    // More than one transaction holds.
+    let mut starts: Vec<Start> = (0..70).map(|slot| start(of_app(slot), "a")).collect();
+    starts.extend([start(other.clone(), "a"), start(job(0), "a")]);
+    assign(&t, &l, starts, vec![]).await;
+    stage("b2", "v1", pointer_at().await).await;
+    assert_eq!(
+        t.world(0).await.unwrap().run.len(),
+        72,
+        "the same spec ends nothing"
+    );
+    stage("c3", "v2", pointer_at().await).await;
+    let world = t.world(0).await.unwrap();
+    let left: Vec<_> = world.run.keys().cloned().collect();
+    assert_eq!(left, [job(0), other]);
+    assert_eq!(world.assignments.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deposed_leader_changes_nothing() {
     let t = tables().await;
     let old = lead(&t).await;
