@@ -117,12 +117,15 @@ fn desired(cluster: &str, assigned: &Assigned, assignment: &Assignment) -> Optio
     let said_exclusive = releases
         .filter_map(|release| release.nodes.get(&job.node))
         .any(|node| node.tag == job.tag && node.exclusive);
+    let squeezed = map
+        .and_then(|map| map.staged()?.nodes.get(&job.node))
+        .is_some_and(|node| node.squeezed);
     let mounts = volume::volumes(cluster, &job.seat(), &spec.settings.volume);
     Some(Desired {
         instance: assignment.instance,
         hold: map.is_some_and(|map| held(&map.pointer, map.live(), map.staged(), &job)),
         spec_hash: spec.hash(),
-        exclusive: said_exclusive || spec.exclusive(),
+        exclusive: said_exclusive || squeezed || spec.exclusive(),
         stop: stop_policy(assigned, &job).unwrap_or_default(),
         network: network::name(cluster, &job.stack),
         mounts: mounts.into_iter().map(|v| (v.name, v.path)).collect(),

@@ -132,6 +132,7 @@ fn records(spec: &ContainerSpec, now_ms: u64) -> (Release, Pointer) {
         service: true,
         fixed: true,
         exclusive: true,
+        squeezed: false,
         link: Vec::new(),
         shared_volumes: Vec::new(),
         has_volume: true,

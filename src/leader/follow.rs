@@ -19,6 +19,7 @@ use crate::model::release::{
 use crate::model::world::{StackWorld, World};
 use crate::schedule::compose::{Procs, compose};
 use crate::schedule::rollout::{self, Room};
+use crate::schedule::squeeze::squeeze;
 use crate::store::Op;
 use crate::store::election::Leadership;
 use crate::store::keys::{Family, Key};
@@ -382,7 +383,8 @@ impl Follower {
             Room::Wait(_) => return Ok(Next::After(ROOM_AGAIN)),
         }
         let stack = world.stacks.get(&self.stack);
-        let (release, procs) = self.compose(made, stack, &world)?;
+        let (mut release, procs) = self.compose(made, stack, &world)?;
+        squeeze(&world, &mut release);
         let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
         pointer.v = 1;
         pointer.staged = Some(release.tag.clone());

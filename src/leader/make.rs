@@ -329,11 +329,19 @@ pub(super) fn tell_failed(follower: &Follower, bad: &Quarantine) {
 /// Tells people what a release will change.
 pub(super) fn tell_staged(follower: &Follower, release: &Release, procs: &Procs) {
     let changed: Vec<_> = procs.keys().map(|(node, _)| node.to_string()).collect();
-    let line = if changed.is_empty() {
+    let mut line = if changed.is_empty() {
         format!("{}: no container changes", release.tag)
     } else {
         format!("{}: changes {}", release.tag, changed.join(", "))
     };
+    let squeezed = release.nodes.iter().filter(|(_, node)| node.squeezed);
+    let squeezed: Vec<_> = squeezed.map(|(name, _)| name.as_str()).collect();
+    if !squeezed.is_empty() {
+        let names = squeezed.join(", ");
+        line.push_str(&format!(
+            "; no room beside what is live, so handed over: {names}"
+        ));
+    }
     tell(follower, &release.run, Stage::Stage, "", line);
 }
 

@@ -145,6 +145,10 @@ pub struct ReleaseNode {
     /// Two copies of a slot must never run at once.
     #[serde(default)]
     pub exclusive: bool,
+    /// It does not fit beside its live copies: handed over as an exclusive one is when this release
+    /// is brought up. Says nothing of the release after it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub squeezed: bool,
     /// Links, for order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub link: Vec<LinkTarget>,

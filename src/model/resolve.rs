@@ -74,24 +74,29 @@ pub fn copies(
         return Vec::new();
     };
     let mut tags = vec![node.tag.clone()];
-    tags.extend(shared_tags(map, &target.node));
+    tags.extend(shared_tags(map, &target.node, &node.tag));
     tags.sort();
     tags.dedup();
     tags
 }
 
-/// Of a node that is exclusive in the live or the staged release, the tags of both: whichever copy
-/// of a slot runs serves both releases.
-fn shared_tags(map: &StackMap, node: &NodeName) -> Vec<Tag> {
-    let nodes: Vec<&ReleaseNode> = [map.live(), map.staged()]
-        .into_iter()
-        .flatten()
-        .filter_map(|release| release.nodes.get(node))
-        .collect();
-    if !nodes.iter().any(|node| node.exclusive) {
-        return Vec::new();
-    }
-    nodes.into_iter().map(|node| node.tag.clone()).collect()
+/// Further tags that may serve in place of `tag`. Of a node that is exclusive in the live or the
+/// staged release, or squeezed in the staged one, those of both: whichever copy of a slot runs serves
+/// both releases. One that was squeezed once serves whoever still goes by the release before it.
+fn shared_tags(map: &StackMap, node: &NodeName, tag: &Tag) -> Vec<Tag> {
+    let of = |release: Option<&Release>| release.and_then(|r| r.nodes.get(node)).cloned();
+    let (live, staged) = (of(map.live()), of(map.staged()));
+    let both = one_runs(live.as_ref(), staged.as_ref());
+    let again = live.as_ref().is_some_and(|live| live.squeezed)
+        && staged.as_ref().is_none_or(|staged| staged.tag != *tag);
+    let nodes = [live.filter(|_| both || again), staged.filter(|_| both)];
+    nodes.into_iter().flatten().map(|node| node.tag).collect()
+}
+
+/// Whether of each slot of a node only one copy may run, the live or the staged one.
+fn one_runs(live: Option<&ReleaseNode>, staged: Option<&ReleaseNode>) -> bool {
+    [live, staged].into_iter().flatten().any(|n| n.exclusive)
+        || staged.is_some_and(|staged| staged.squeezed)
 }
 
 /// Whether a job must stand still: stopped, but kept. Of an exclusive node's slot only one tag may
@@ -106,14 +111,17 @@ pub fn held(
 ) -> bool {
     let live = live.and_then(|release| release.nodes.get(&job.node));
     let staged = staged.and_then(|release| release.nodes.get(&job.node));
-    if ![live, staged].into_iter().flatten().any(|n| n.exclusive) {
-        return false;
-    }
+    let one_runs = one_runs(live, staged);
     let has_slot = |node: &&ReleaseNode| job.slot < node.slots();
     let cut =
         pointer.phase == Phase::Cutting && pointer.cut.contains(&(job.node.clone(), job.slot));
     let live = live.filter(has_slot);
     let staged = staged.filter(has_slot);
+    if !one_runs {
+        // What stood still for want of room stays so until it is gone; the next release is new.
+        let other = |node: &ReleaseNode| node.tag != job.tag;
+        return live.is_some_and(|live| live.squeezed && other(live)) && staged.is_none_or(other);
+    }
     let runner = if cut {
         staged.or(live)
     } else {
@@ -145,6 +153,7 @@ mod held_tests {
             service: false,
             fixed: false,
             exclusive,
+            squeezed: false,
             link: Vec::new(),
             shared_volumes: Vec::new(),
             has_volume: exclusive,
@@ -234,6 +243,30 @@ mod held_tests {
         assert!(!held(&staging, None, Some(&staged), &job("new", 0)));
         let same = release("new", &[("db", node("old", true, 1))]);
         assert!(!held(&staging, Some(&live), Some(&same), &job("old", 0)));
+    }
+
+    #[test]
+    fn what_has_no_room_beside_its_live_copy_is_held_like_an_exclusive_one() {
+        let squeezed = |at| ReleaseNode {
+            squeezed: true,
+            ..node(at, false, 1)
+        };
+        let live = release("old", &[("db", node("old", false, 1))]);
+        let staged = release("new", &[("db", squeezed("new"))]);
+        let with =
+            |phase, cut: &[_], job| held(&pointer(phase, cut), Some(&live), Some(&staged), &job);
+        assert!(with(Phase::Staging, &[], job("new", 0)));
+        assert!(!with(Phase::Staging, &[], job("old", 0)));
+        assert!(with(Phase::Cutting, &[("db", 0)], job("old", 0)));
+        assert!(!with(Phase::Cutting, &[("db", 0)], job("new", 0)));
+        assert!(!with(Phase::Reverting, &[], job("old", 0)));
+        // Promoted: the old copy never comes back, and the next release is judged anew.
+        let next = release("next", &[("db", node("next", false, 1))]);
+        let staging = pointer(Phase::Staging, &[]);
+        let after = |staged_now, job| held(&staging, Some(&staged), staged_now, &job);
+        assert!(after(None, job("old", 0)) && after(Some(&next), job("old", 0)));
+        assert!(!after(None, job("new", 0)) && !after(Some(&next), job("new", 0)));
+        assert!(!after(Some(&next), job("next", 0)));
     }
 
     #[test]

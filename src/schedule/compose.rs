@@ -169,6 +169,7 @@ fn release_node(
         service: node.service,
         fixed: node.fixed,
         exclusive: settings.exclusive(),
+        squeezed: false,
         link: settings.link.clone(),
         shared_volumes: settings
             .volume

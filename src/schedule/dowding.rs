@@ -29,7 +29,7 @@ pub const DRAIN_MS_MAX: u64 = 30_000;
 #[must_use]
 pub fn plan(world: &World) -> Plan {
     let mut planner = Planner::new(world);
-    planner.count_in(None);
+    planner.count_in(|_| false);
     for (name, stack) in &world.stacks {
         if !world.frozen_stacks.contains(name) {
             planner.stack(name, stack);
@@ -48,21 +48,21 @@ pub fn explain(world: &World, job: &JobKey) -> Option<Vec<Verdict>> {
         .find(|wanted| wanted.job == *job)?;
     let mut planner = Planner::new(world);
     // Without its own placement: to ask where it would go.
-    planner.count_in(Some(job));
+    planner.count_in(|other| other == job);
     Some(planner.choose(&wanted).1)
 }
 
-struct Planner<'a> {
+pub(super) struct Planner<'a> {
     world: &'a World,
     maps: BTreeMap<StackName, StackMap>,
-    loads: BTreeMap<HostName, Load>,
+    pub(super) loads: BTreeMap<HostName, Load>,
     pins: BTreeMap<PinKey, HostName>,
     wanted: BTreeMap<JobKey, &'a ReleaseNode>,
     plan: Plan,
 }
 
 impl<'a> Planner<'a> {
-    fn new(world: &'a World) -> Self {
+    pub(super) fn new(world: &'a World) -> Self {
         let pins = world
             .fixed
             .iter()
@@ -100,12 +100,12 @@ impl<'a> Planner<'a> {
 
     /// Loads of what holds room already, and failures. A job that is no longer wanted holds its
     /// room as long as its host still sees it.
-    fn count_in(&mut self, but: Option<&JobKey>) {
+    pub(super) fn count_in(&mut self, but: impl Fn(&JobKey) -> bool) {
         let placed = self.world.assignments.keys().map(|(job, host)| (host, job));
         let placed = placed.filter(|(_, job)| self.wanted.contains_key(job));
         let seen = self.world.states.keys().map(|(host, job)| (host, job));
         // What stands still for its successor leaves its room to it.
-        let counts = |(_, job): &(&HostName, &JobKey)| but != Some(*job) && !held(self.world, job);
+        let counts = |(_, job): &(&HostName, &JobKey)| !but(job) && !held(self.world, job);
         let holders: BTreeSet<_> = placed.chain(seen).filter(counts).collect();
         for (host, job) in holders {
             let node = self
@@ -193,7 +193,7 @@ impl<'a> Planner<'a> {
         any_healthy(self.world, &job.stack, link, &tags)
     }
 
-    fn choose(&self, wanted: &Wanted<'_>) -> (Option<HostName>, Vec<Verdict>) {
+    pub(super) fn choose(&self, wanted: &Wanted<'_>) -> (Option<HostName>, Vec<Verdict>) {
         let mut pinned = self.pinned(wanted);
         if pinned.is_empty() {
             pinned.extend(self.beside_old_copy(wanted));
@@ -242,10 +242,10 @@ impl<'a> Planner<'a> {
     }
 
     fn start(&mut self, wanted: &Wanted<'_>, host: HostName, verdicts: Vec<Verdict>) {
-        self.loads
-            .entry(host.clone())
-            .or_default()
-            .add(&wanted.job, wanted.node);
+        if !held(self.world, &wanted.job) {
+            let load = self.loads.entry(host.clone()).or_default();
+            load.add(&wanted.job, wanted.node);
+        }
         self.pin(wanted, &host);
         let chosen = verdicts.iter().find(|v| v.host == host);
         let reason = chosen.map_or_else(String::new, |v| v.reason.clone());

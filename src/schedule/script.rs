@@ -78,6 +78,7 @@ struct NodeText {
     link: Vec<String>,
     filter: Vec<String>,
     spread: bool,
+    squeezed: bool,
     cpu_millis: Option<u64>,
     memory_mb: Option<u64>,
 }
@@ -284,6 +285,7 @@ fn node_of(tag: &Tag, text: NodeText) -> Result<(ReleaseNode, ContainerSpec), St
         service: text.service,
         fixed: text.fixed,
         exclusive: has_volume || text.port.is_some(),
+        squeezed: text.squeezed,
         link,
         shared_volumes: text.shared,
         has_volume,

@@ -110,10 +110,12 @@ pub fn staged_now(world: &StackWorld, node: &NodeName, slot: u32) -> bool {
 }
 
 /// Whether a slot's old and new copy must never run at the same time. One exclusive side is enough:
-/// workers keep one tag per slot of such a node.
+/// workers keep one tag per slot of such a node. Of a lack of room only the later release tells: the
+/// next one may need less.
 #[must_use]
 pub fn hands_over(before: &ReleaseNode, after: &ReleaseNode, slot: u32) -> bool {
-    before.tag != after.tag && slot < before.slots() && (before.exclusive || after.exclusive)
+    let one_runs = before.exclusive || after.exclusive || after.squeezed;
+    before.tag != after.tag && slot < before.slots() && one_runs
 }
 
 /// Whether the new copy of a slot needs what the old one has: its volume, or a port of its host.

@@ -80,6 +80,7 @@ fn node(tag: &Tag, scale: u32) -> ReleaseNode {
         service: false,
         fixed: false,
         exclusive: false,
+        squeezed: false,
         link: Vec::new(),
         shared_volumes: Vec::new(),
         has_volume: false,

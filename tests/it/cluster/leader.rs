@@ -16,6 +16,7 @@ use viking::model::vikingfile::VikingFile;
 use viking::model::world::{StackWorld, World};
 use viking::schedule::compose::{self, compose};
 use viking::schedule::rollout::{self, Room};
+use viking::schedule::squeeze::squeeze;
 use viking::schedule::{dispatch, roll};
 use viking::store::election::{self, Leadership};
 use viking::store::keys::{Family, Key};
@@ -178,7 +179,7 @@ async fn stage(
         Room::Supersedes(end) => extra.push(tables.history_op(name, &end)),
         Room::Wait(_) => return Ok(Staged::Later),
     }
-    let (release, procs) = compose(compose::Parts {
+    let (mut release, procs) = compose(compose::Parts {
         file: &pushed.file,
         commit: pushed.commit.clone(),
         tag: pushed.tag.clone(),
@@ -189,6 +190,7 @@ async fn stage(
         foreign: BTreeMap::new(),
         live: stack.and_then(StackWorld::live),
     })?;
+    squeeze(world, &mut release);
     let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
     pointer.v = 1;
     pointer.staged = Some(release.tag.clone());

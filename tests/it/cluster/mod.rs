@@ -15,6 +15,7 @@ mod look;
 mod faults;
 mod leadership;
 mod releases;
+mod room;
 mod seeds;
 mod source;
 mod volumes;

@@ -417,6 +417,7 @@ fn release_node(runs: &str, exclusive: bool) -> ReleaseNode {
         service: false,
         fixed: false,
         exclusive,
+        squeezed: false,
         link: Vec::new(),
         shared_volumes: Vec::new(),
         has_volume: exclusive,
