@@ -1,10 +1,12 @@
 //! The built-in stack: writes the release of `core/registry` once its image is on this host, and
-//! waits for it on behalf of builds.
+//! another when the operator names another image. Says to builds whether it answers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Parts;
@@ -13,9 +15,11 @@ use crate::model::release::{Commit, NodeKind, Phase, Pointer, Release, ReleaseNo
 use crate::model::spec::{
     ContainerSpec, Expose, Health, HealthCheck, ImageRef, Settings, StopPolicy, VolumeMount,
 };
-use crate::model::world::World;
+use crate::model::world::{StackWorld, World};
+use crate::schedule::compose::next_tag;
 use crate::schedule::wanted::any_healthy;
 use crate::store::election::Leadership;
+use crate::store::tables::Outcome;
 use crate::wake::{self, Ear, Next, now_ms};
 
 /// The port the registry listens on in its container.
@@ -24,6 +28,16 @@ pub(crate) const REGISTRY_PORT: u16 = 5000;
 /// Looks again at least this often.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// Between two looks for the registry's image while the registry works: people may have configured
+/// another, or have cleared it away.
+const IMAGE_LOOK: Duration = Duration::from_secs(300);
+
+/// When somebody else changed the stack at the same time.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Between two looks while the registry does not work: its image may be what it lacks.
+const IMAGE_LOOK_ILL: Duration = Duration::from_secs(15);
+
 /// Keeps the built-in stack's records right until shutdown.
 pub(super) async fn run(
     parts: Parts,
@@ -31,45 +45,58 @@ pub(super) async fn run(
     ear: Ear,
     stop: CancellationToken,
 ) {
+    let looked: Mutex<Option<Instant>> = Mutex::default();
     wake::run("core", INTERVAL, ear, stop, || async {
-        ensure(&parts, &leadership).await?;
-        Ok(Next::OnChange)
+        ensure(&parts, &leadership, &mut *looked.lock().await).await
     })
     .await;
 }
 
-async fn ensure(parts: &Parts, leadership: &Leadership) -> anyhow::Result<()> {
+async fn ensure(
+    parts: &Parts,
+    leadership: &Leadership,
+    looked: &mut Option<Instant>,
+) -> anyhow::Result<Next> {
     let core = StackName::core();
     let world = parts.tables.world(now_ms()).await?;
-    if world
-        .stacks
-        .get(&core)
-        .is_some_and(|stack| stack.live().is_some())
-    {
-        return Ok(());
+    let stack = world.stacks.get(&core);
+    let pause = if registry_up(&world) {
+        IMAGE_LOOK
+    } else {
+        IMAGE_LOOK_ILL
+    };
+    // Whoever rings does not make the engine answer anew.
+    if world.frozen_stacks.contains(&core) || looked.is_some_and(|at| at.elapsed() < pause) {
+        return Ok(Next::After(pause));
     }
-    let id = registry_image(parts).await?;
-    let spec = spec(id);
-    let (release, pointer) = records(&spec, world.now_ms);
+    let live = stack.is_some_and(|stack| stack.live().is_some());
+    // While there is one already, a pull that fails is not tried again at once.
+    *looked = live.then(Instant::now);
+    let spec = spec(registry_image(parts).await?);
     let key = (NodeName::registry(), Tag::of_services());
+    if live && stack.is_some_and(|stack| stack.procs.get(&key) == Some(&spec)) {
+        return Ok(Next::After(pause));
+    }
+    let (release, pointer) = records(&spec, stack, world.now_ms);
+    tracing::info!(stack = %core, tag = %release.tag, "the registry runs {}", parts.config.registry_image);
     let procs = [(key, spec)].into_iter().collect();
-    let revision = world
-        .stacks
-        .get(&core)
-        .map_or(0, |stack| stack.pointer_revision);
-    parts
-        .tables
+    let revision = stack.map_or(0, |stack| stack.pointer_revision);
+    let tables = &parts.tables;
+    let registry = parts.config.registry();
+    let staged = tables
         .stage(
             leadership,
             &release,
             &procs,
-            &parts.config.registry(),
+            &registry,
             &pointer,
             revision,
             vec![],
         )
         .await?;
-    Ok(())
+    let done = matches!(staged, Outcome::Done(_));
+    *looked = done.then(Instant::now);
+    Ok(Next::After(if done { pause } else { TRY_AGAIN }))
 }
 
 /// The id of the registry's image, pulled if it is not here.
@@ -117,11 +144,23 @@ fn spec(id: String) -> ContainerSpec {
     ContainerSpec::new(ImageRef::Local { id }, settings)
 }
 
-fn records(spec: &ContainerSpec, now_ms: u64) -> (Release, Pointer) {
-    let tag = Tag::of_services();
+/// The release of this image and a pointer that has it live. A later image is another release, named
+/// for its id; the registry itself runs under `static`.
+fn records(spec: &ContainerSpec, stack: Option<&StackWorld>, now_ms: u64) -> (Release, Pointer) {
+    let id = match (&spec.image, stack.and_then(StackWorld::live)) {
+        (ImageRef::Local { id }, Some(_)) => id.trim_start_matches("sha256:"),
+        _ => "",
+    };
+    let id: String = id.chars().chain(std::iter::repeat('0')).take(40).collect();
+    let on_record = |tag: &Tag| stack.is_some_and(|stack| stack.releases.contains_key(tag));
+    let tag = if stack.is_some_and(|stack| stack.live().is_some()) {
+        next_tag(&id, on_record)
+    } else {
+        Tag::of_services()
+    };
     let run = RunId::new(now_ms, 0);
     let node = ReleaseNode {
-        tag: tag.clone(),
+        tag: Tag::of_services(),
         kind: NodeKind::Container,
         spec_hash: spec.hash(),
         scale: 1,
@@ -141,7 +180,7 @@ fn records(spec: &ContainerSpec, now_ms: u64) -> (Release, Pointer) {
         pending: None,
     };
     let commit = Commit {
-        id: "0".repeat(40),
+        id,
         subject: "the built-in stack".to_owned(),
         author: "viking".to_owned(),
         at_ms: now_ms,

@@ -8,9 +8,11 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use viking::build::fake_registry::FakeManifests;
 use viking::config::Config;
+use viking::docker::Container;
 use viking::leader::{self, Parts};
 use viking::model::names::Tag;
 use viking::model::release::{Pointer, RunEnd, Source};
+use viking::model::world::World;
 use viking::store::election;
 use viking::store::keys::Key;
 use viking::store::tables::Request;
@@ -215,4 +217,30 @@ async fn a_failed_release_and_a_newer_commit_that_does_not_parse_both_stay_quara
     followed.push(&db("v2"));
     let fixed = followed.push(&db("v3"));
     followed.until_live(&fixed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_registry_image_takes_the_place_of_the_first_and_keeps_its_data() {
+    let mut followed = Followed::start().await;
+    let first = followed.push(&web("v1"));
+    followed.add().await;
+    followed.until_live(&first).await;
+    let before = followed.cluster.running("registry").remove(0);
+    // The same image, whoever leads.
+    followed.lead().await;
+    tokio::time::sleep(s(700)).await;
+    assert_eq!(followed.cluster.running("registry").remove(0).id, before.id);
+    followed.cluster.registry.publish("registry:3", "another");
+    followed.config.registry_image = "registry:3".to_owned();
+    followed.lead().await;
+    let replaced = |c: &Container| c.image_id != before.image_id;
+    let cluster = &followed.cluster;
+    let settled = |_: &World| {
+        cluster.running("registry").iter().all(replaced) && !cluster.running("registry").is_empty()
+    };
+    cluster.until("the other image runs", s(60), settled).await;
+    let after = cluster.running("registry").remove(0);
+    assert_eq!(after.mounts, before.mounts);
+    let second = followed.push(&web("v2"));
+    followed.until_live(&second).await;
 }
