@@ -7,6 +7,7 @@ mod follow;
 mod make;
 mod people;
 mod sweep;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
 //! Follows one stack's source: looks at the remote when it is due or asked, turns a new head into a
-//! release, and stages it when there is room. One task per stack, so that a slow one holds up
+//! release, and has it staged when there is room (`stage`). One task per stack, so that a slow one holds up
 //! nobody else.
 
 use std::sync::Arc;
@@ -16,10 +16,7 @@ use crate::model::names::{StackName, TAG_COMMIT_DIGITS};
 use crate::model::release::{
     Commit, Phase, Pointer, Quarantine, Release, RunEnd, RunRecord, Source,
 };
-use crate::model::world::{StackWorld, World};
-use crate::schedule::compose::{Procs, compose};
-use crate::schedule::rollout::{self, Room};
-use crate::schedule::squeeze::squeeze;
+use crate::model::world::StackWorld;
 use crate::store::Op;
 use crate::store::election::Leadership;
 use crate::store::keys::{Family, Key};
@@ -29,9 +26,6 @@ use crate::wake::{self, Bell, Next, now_ms};
 
 /// The longest a follower sleeps; polls are scheduled by the source's own interval.
 const INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How soon a waiting release asks again whether there is room, besides being rung.
-const ROOM_AGAIN: Duration = Duration::from_secs(1);
 
 /// Requests deleted in one transaction.
 const OBEY_AT_ONCE: usize = 32;
@@ -48,11 +42,20 @@ pub(super) struct Follower {
 }
 
 /// What a follower remembers between two looks.
-struct Memory {
+pub(super) struct Memory {
     next_poll: Instant,
     failures: u32,
     head: Option<String>,
-    made: Option<Made>,
+    pub(super) made: Option<Made>,
+    held_up: Option<HeldUp>,
+}
+
+/// A commit that something outside keeps from being made, and when it is tried again. Not left to the
+/// loop's own backoff: that would not hear what people ask for meanwhile.
+struct HeldUp {
+    head: String,
+    failures: u32,
+    until: Instant,
 }
 
 /// Follows until the stack's source goes away or the leadership ends.
@@ -77,6 +80,7 @@ pub(super) async fn run(
         failures: 0,
         head: None,
         made: None,
+        held_up: None,
     };
     let memory = Mutex::new(memory);
     let follower = Follower {
@@ -105,22 +109,35 @@ impl Follower {
         }
         let asked = self.requests().await?;
         let pull = asked.iter().any(|(_, kind)| kind == "pull");
+        if memory.head.is_none() {
+            memory.head = self.seen_before(&source, stack).await;
+        }
         if !asked.is_empty() || memory.next_poll <= Instant::now() {
             self.look(&source, stack, memory).await?;
         }
+        let mut pulled = false;
         if pull || self.must_make(stack, memory) {
-            self.make(&source, memory, pull).await?;
+            if !asked.is_empty() || due(memory) {
+                pulled = self.make(&source, memory, pull).await? && pull;
+            }
         } else {
             self.drop_leftovers(stack, memory).await?;
         }
-        // Only now: a pull that failed from outside is asked for still.
-        self.obey(&asked).await?;
+        // Only now: a pull that came to nothing from outside is asked for still.
+        let done = asked
+            .into_iter()
+            .filter(|(_, kind)| pulled || kind != "pull");
+        self.obey(&done.collect::<Vec<_>>()).await?;
         let next = self.stage(memory).await?;
-        let poll = memory.next_poll.saturating_duration_since(Instant::now());
-        Ok(match next {
-            Next::OnChange => Next::After(poll),
-            Next::After(wait) => Next::After(wait.min(poll)),
-        })
+        Ok(soonest(next, memory))
+    }
+
+    /// The commit seen last by whoever led before, if it is here: a new leader goes on with it also
+    /// while the remote is away.
+    async fn seen_before(&self, source: &Source, stack: &StackWorld) -> Option<String> {
+        let seen = stack.pointer.source.as_ref()?.seen.as_ref()?;
+        let found = self.parts.mirrors.commit(source, &seen.id).await;
+        found.ok().map(|commit| commit.id)
     }
 
     /// Asks the remote for its head and records how the source is, when that changed.
@@ -241,42 +258,55 @@ impl Follower {
     }
 
     /// Reads, builds and keeps the result; a commit's own fault quarantines it. A newer head ends
-    /// the work and is taken up instead.
-    async fn make(&self, source: &Source, memory: &mut Memory, pull: bool) -> anyhow::Result<()> {
+    /// the work and is looked for at once. Whether it came to its end.
+    async fn make(&self, source: &Source, memory: &mut Memory, pull: bool) -> anyhow::Result<bool> {
         let Some(head) = memory.head.clone() else {
-            return Ok(());
+            return Ok(false);
         };
         memory.made = None;
         let newer = self.newer(source, &head);
         let outcome = tokio::select! {
             made = make::make(self, source, &head, pull) => made,
-            newer = newer => Err(Failed::Superseded(newer)),
+            () = newer => Err(Failed::Superseded),
         };
+        let failures = memory.held_up.take().filter(|held| held.head == head);
         match outcome {
             Ok(made) => memory.made = Some(made),
-            Err(Failed::Superseded(newer)) => {
-                memory.head = Some(newer.clone());
-                self.superseded(&newer).await?;
+            Err(Failed::Superseded) => {
+                // It is not here yet, and may never be: until it is, nothing has changed.
                 memory.next_poll = Instant::now();
                 self.bell.ring();
+                return Ok(false);
             }
             Err(Failed::Own(quarantine)) => self.quarantine(*quarantine).await?,
             Err(Failed::Outside(error)) => {
-                let reason = format!("{error:#}");
-                self.change(vec![], |pointer| {
-                    if let Some(building) = &mut pointer.building {
-                        building.reason.clone_from(&reason);
-                    }
-                })
-                .await?;
-                return Err(error);
+                let failures = failures.map_or(0, |held| held.failures).saturating_add(1);
+                tracing::warn!(stack = %self.stack, failures, "{error:#}");
+                let until = Instant::now() + wake::backoff(failures, fastrand::f64());
+                memory.held_up = Some(HeldUp {
+                    head,
+                    failures,
+                    until,
+                });
+                self.held_up(&format!("{error:#}")).await?;
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Says what outside keeps the commit from going on.
+    pub(super) async fn held_up(&self, reason: &str) -> anyhow::Result<()> {
+        self.change(vec![], |pointer| {
+            if let Some(building) = &mut pointer.building {
+                reason.clone_into(&mut building.reason);
+            }
+        })
+        .await
     }
 
     /// Waits until the remote's head is another commit than `head`.
-    async fn newer(&self, source: &Source, head: &str) -> String {
+    async fn newer(&self, source: &Source, head: &str) {
         let mut ear = self.bell.ear();
         loop {
             let delay = poll::poll_delay(source.poll_ms, 0, fastrand::f64());
@@ -285,7 +315,7 @@ impl Follower {
                 () = self.asked(&mut ear) => {}
             }
             match self.parts.mirrors.head(source).await {
-                Ok(found) if found != head => return found,
+                Ok(found) if found != head => return,
                 Ok(_) | Err(_) => {}
             }
         }
@@ -328,7 +358,7 @@ impl Follower {
         vec![self.parts.tables.history_op(&self.stack, &end)]
     }
 
-    async fn quarantine(&self, bad: Quarantine) -> anyhow::Result<()> {
+    pub(super) async fn quarantine(&self, bad: Quarantine) -> anyhow::Result<()> {
         let end = RunRecord {
             v: 1,
             run: bad.run.clone(),
@@ -362,88 +392,6 @@ impl Follower {
             }
         })
         .await
-    }
-
-    /// Writes the made release down as staged, if the pointer has room for it.
-    async fn stage(&self, memory: &mut Memory) -> anyhow::Result<Next> {
-        let Some(made) = &memory.made else {
-            return Ok(Next::OnChange);
-        };
-        let world = self.parts.tables.world(now_ms()).await?;
-        let on_record = world.stacks.get(&self.stack);
-        if on_record.is_some_and(|stack| stack.releases.contains_key(&made.tag)) {
-            // Staged already; only the store's answer was lost.
-            memory.made = None;
-            return Ok(Next::OnChange);
-        }
-        let mut extra = Vec::new();
-        match rollout::room(&world, &self.stack, &made.commit) {
-            Room::Free => {}
-            Room::Supersedes(end) => extra.push(self.parts.tables.history_op(&self.stack, &end)),
-            Room::Wait(_) => return Ok(Next::After(ROOM_AGAIN)),
-        }
-        let stack = world.stacks.get(&self.stack);
-        let (mut release, procs) = self.compose(made, stack, &world)?;
-        squeeze(&world, &mut release);
-        let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
-        pointer.v = 1;
-        pointer.staged = Some(release.tag.clone());
-        pointer.phase = Phase::Staging;
-        pointer.since_ms = world.now_ms;
-        pointer.run = Some(release.run.clone());
-        pointer.building = None;
-        pointer.cut.clear();
-        pointer.reason = String::new();
-        let revision = stack.map_or(0, |stack| stack.pointer_revision);
-        let registry = self.parts.config.registry();
-        let outcome = self
-            .parts
-            .tables
-            .stage(
-                &self.leadership,
-                &release,
-                &procs,
-                &registry,
-                &pointer,
-                revision,
-                extra,
-            )
-            .await?;
-        match outcome {
-            Outcome::Done(_) => {
-                make::tell_staged(self, &release, &procs);
-                memory.made = None;
-                Ok(Next::OnChange)
-            }
-            Outcome::Conflict => {
-                // A tag that is on record already: an answer was lost. What is there counts.
-                if stack.is_some_and(|stack| stack.releases.contains_key(&release.tag)) {
-                    memory.made = None;
-                }
-                Ok(Next::After(ROOM_AGAIN))
-            }
-            Outcome::Deposed => Ok(Next::OnChange),
-        }
-    }
-
-    fn compose(
-        &self,
-        made: &Made,
-        stack: Option<&StackWorld>,
-        world: &World,
-    ) -> anyhow::Result<(Release, Procs)> {
-        let parts = crate::schedule::compose::Parts {
-            file: &made.file,
-            commit: made.commit.clone(),
-            tag: made.tag.clone(),
-            run: made.run.clone(),
-            now_ms: world.now_ms,
-            images: made.images.clone(),
-            external: made.external.clone(),
-            foreign: make::foreign(&made.file, world),
-            live: stack.and_then(StackWorld::live),
-        };
-        Ok(compose(parts)?)
     }
 
     pub(super) fn event(&self, run: &crate::model::release::RunId, what: &str, why: &str) -> Op {
@@ -485,6 +433,9 @@ impl Follower {
             let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
             pointer.v = 1;
             let extra = edit(&mut pointer);
+            if extra.is_empty() && stack.is_some_and(|stack| stack.pointer == pointer) {
+                return Ok(());
+            }
             let revision = stack.map_or(0, |stack| stack.pointer_revision);
             let tables = &self.parts.tables;
             let outcome = tables
@@ -500,4 +451,24 @@ impl Follower {
             self.stack
         )
     }
+}
+
+/// Whether the head may be tried now.
+fn due(memory: &Memory) -> bool {
+    let held = memory.held_up.as_ref();
+    let held = held.filter(|held| memory.head.as_ref() == Some(&held.head));
+    held.is_none_or(|held| held.until <= Instant::now())
+}
+
+/// When to look again: for room, at the remote, or at what is held up from outside.
+fn soonest(next: Next, memory: &Memory) -> Next {
+    let left = |at: Instant| at.saturating_duration_since(Instant::now());
+    let mut wait = left(memory.next_poll);
+    if let Next::After(room) = next {
+        wait = wait.min(room);
+    }
+    if let Some(held) = &memory.held_up {
+        wait = wait.min(left(held.until));
+    }
+    Next::After(wait)
 }

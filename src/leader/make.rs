@@ -46,8 +46,8 @@ pub(super) enum Failed {
     Own(Box<Quarantine>),
     /// Tried again with backoff.
     Outside(anyhow::Error),
-    /// This newer head came.
-    Superseded(String),
+    /// A newer head came.
+    Superseded,
 }
 
 impl From<anyhow::Error> for Failed {
@@ -318,6 +318,19 @@ fn tell(follower: &Follower, run: &RunId, stage: Stage, about: &str, line: Strin
     };
     // Nobody listening is fine.
     drop(follower.parts.progress.send(progress));
+}
+
+/// A fault of the commit's own in what was made of it.
+pub(super) fn own(made: &Made, stage: &str, reason: String) -> Quarantine {
+    Quarantine {
+        commit: made.commit.clone(),
+        tag: made.tag.clone(),
+        run: made.run.clone(),
+        stage: stage.to_owned(),
+        reason,
+        log: Vec::new(),
+        at_ms: now_ms(),
+    }
 }
 
 /// Tells people that a commit failed before it was staged.

@@ -88,12 +88,16 @@ impl Followed {
     }
 
     async fn add(&self) {
+        self.add_polled(2_000).await;
+    }
+
+    async fn add_polled(&self, poll_ms: u64) {
         let source = Source {
             v: 1,
             url: self.repo.path().to_owned(),
             branch: None,
             path: String::new(),
-            poll_ms: 2_000,
+            poll_ms,
         };
         let stack = name("shop");
         let put = self.cluster.clear.put_source(&stack, &source, 0);
@@ -162,15 +166,8 @@ async fn a_build_that_a_newer_commit_replaces_has_its_end() {
     let first = followed.push(&web("v1"));
     followed.add().await;
     followed.until_live(&first).await;
-    // It waits for an image that another stack has not made yet.
-    let second = followed.push(&web("v2").replace("image: web", "image: \"viking:other/app\""));
-    let held_up = |pointer: &Pointer| {
-        pointer
-            .building
-            .as_ref()
-            .is_some_and(|b| !b.reason.is_empty())
-    };
-    followed.until("it is held up from outside", held_up).await;
+    let second = followed.push(&waiting("v2"));
+    followed.until("it is held up", is_held_up).await;
     let third = followed.push(&web("v3"));
     followed.until_live(&third).await;
     let wanted = [
@@ -243,4 +240,66 @@ async fn another_registry_image_takes_the_place_of_the_first_and_keeps_its_data(
     assert_eq!(after.mounts, before.mounts);
     let second = followed.push(&web("v2"));
     followed.until_live(&second).await;
+}
+
+/// An image of another stack, which has not made it yet.
+fn waiting(run: &str) -> String {
+    web(run).replace("image: web", "image: \"viking:other/app\"")
+}
+
+fn is_held_up(pointer: &Pointer) -> bool {
+    let building = pointer.building.as_ref();
+    building.is_some_and(|building| !building.reason.is_empty())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_answered_at_once_while_a_build_is_held_up() {
+    let followed = Followed::start().await;
+    followed.push(&waiting("v1"));
+    followed.add_polled(3_600_000).await;
+    followed.until("it is held up", is_held_up).await;
+    // Until tries are as far apart as they get.
+    tokio::time::sleep(s(120)).await;
+    for n in 2..6 {
+        let good = followed.push(&web(&format!("v{n}")));
+        followed.ask("sync").await;
+        let tag = Tag::parse(good.tag()).unwrap();
+        let live = |world: &World| super::look::settled(world, &tag);
+        followed.cluster.until("it is live", s(5), live).await;
+        followed.push(&waiting("v1"));
+        followed.ask("sync").await;
+        followed.until("it is held up", is_held_up).await;
+        tokio::time::sleep(s(13)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_goes_on_with_the_commit_seen_last_while_the_remote_is_away() {
+    let mut followed = Followed::start().await;
+    let first = followed.push(&web("v1"));
+    followed.add().await;
+    followed.until_live(&first).await;
+    followed.cluster.registry.down(true);
+    let second = followed.push(&web("v2").replace("image: web", "image: db"));
+    followed.until("it is held up", is_held_up).await;
+    followed.repo.delete_branch();
+    followed.lead().await;
+    tokio::time::sleep(s(20)).await;
+    followed.cluster.registry.down(false);
+    followed.until_live(&second).await;
+    let ends = [(tag(&first), RunEnd::Live), (tag(&second), RunEnd::Live)];
+    assert_eq!(followed.ends().await, ends);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_is_asked_for_until_something_was_pulled() {
+    let followed = Followed::start().await;
+    followed.add().await;
+    followed.ask("pull").await;
+    tokio::time::sleep(s(60)).await;
+    let asked = async || followed.cluster.clear.requests().await.unwrap().len();
+    assert_eq!(asked().await, 1, "there is no commit yet");
+    let first = followed.push(&web("v1"));
+    followed.until_live(&first).await;
+    assert_eq!(asked().await, 0);
 }

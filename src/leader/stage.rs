@@ -1,0 +1,123 @@
+//! A follower's last part: what was made of a commit is put together against what is live now, and
+//! written down as staged when the pointer has room for it.
+
+use std::time::Duration;
+
+use super::follow::{Follower, Memory};
+use super::make::{self, Made};
+use crate::model::release::{Phase, Release};
+use crate::model::world::{StackWorld, World};
+use crate::schedule::compose::{Procs, compose};
+use crate::schedule::rollout::{self, Room};
+use crate::schedule::squeeze::squeeze;
+use crate::store;
+use crate::store::tables::{self, Outcome};
+use crate::wake::Next;
+use crate::wake::now_ms;
+
+/// How soon a waiting release asks again whether there is room, besides being rung.
+const ROOM_AGAIN: Duration = Duration::from_secs(1);
+
+/// How soon a release that cannot be put together is tried again.
+const STAGE_AGAIN: Duration = Duration::from_secs(15);
+
+impl Follower {
+    /// Writes the made release down as staged, if the pointer has room for it.
+    pub(super) async fn stage(&self, memory: &mut Memory) -> anyhow::Result<Next> {
+        let Some(made) = &memory.made else {
+            return Ok(Next::OnChange);
+        };
+        let world = self.parts.tables.world(now_ms()).await?;
+        let on_record = world.stacks.get(&self.stack);
+        if on_record.is_some_and(|stack| stack.releases.contains_key(&made.tag)) {
+            // Staged already; only the store's answer was lost.
+            memory.made = None;
+            return Ok(Next::OnChange);
+        }
+        let mut extra = Vec::new();
+        match rollout::room(&world, &self.stack, &made.commit) {
+            Room::Free => {}
+            Room::Supersedes(end) => extra.push(self.parts.tables.history_op(&self.stack, &end)),
+            Room::Wait(_) => return Ok(Next::After(ROOM_AGAIN)),
+        }
+        let stack = world.stacks.get(&self.stack);
+        let (mut release, procs) = match self.compose(made, stack, &world) {
+            Ok(composed) => composed,
+            Err(error) => {
+                // An image of another stack went away meanwhile.
+                self.held_up(&format!("{error:#}")).await?;
+                return Ok(Next::After(STAGE_AGAIN));
+            }
+        };
+        squeeze(&world, &mut release);
+        let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
+        pointer.v = 1;
+        pointer.staged = Some(release.tag.clone());
+        pointer.phase = Phase::Staging;
+        pointer.since_ms = world.now_ms;
+        pointer.run = Some(release.run.clone());
+        pointer.building = None;
+        pointer.cut.clear();
+        pointer.reason = String::new();
+        let revision = stack.map_or(0, |stack| stack.pointer_revision);
+        let registry = self.parts.config.registry();
+        let outcome = self
+            .parts
+            .tables
+            .stage(
+                &self.leadership,
+                &release,
+                &procs,
+                &registry,
+                &pointer,
+                revision,
+                extra,
+            )
+            .await;
+        let outcome = match outcome {
+            Err(tables::Error::Refused(why) | tables::Error::Store(store::Error::Refused(why))) => {
+                // Too large to be written, which trying again does not change.
+                let bad = make::own(made, "stage", why);
+                memory.made = None;
+                self.quarantine(bad).await?;
+                return Ok(Next::OnChange);
+            }
+            other => other?,
+        };
+        match outcome {
+            Outcome::Done(_) => {
+                make::tell_staged(self, &release, &procs);
+                memory.made = None;
+                Ok(Next::OnChange)
+            }
+            Outcome::Conflict => {
+                // A tag that is on record already: an answer was lost. What is there counts.
+                if stack.is_some_and(|stack| stack.releases.contains_key(&release.tag)) {
+                    memory.made = None;
+                }
+                Ok(Next::After(ROOM_AGAIN))
+            }
+            Outcome::Deposed => Ok(Next::OnChange),
+        }
+    }
+
+    fn compose(
+        &self,
+        made: &Made,
+        stack: Option<&StackWorld>,
+        world: &World,
+    ) -> anyhow::Result<(Release, Procs)> {
+        let parts = crate::schedule::compose::Parts {
+            file: &made.file,
+            commit: made.commit.clone(),
+            tag: made.tag.clone(),
+            run: made.run.clone(),
+            now_ms: world.now_ms,
+            images: made.images.clone(),
+            external: made.external.clone(),
+            foreign: make::foreign(&made.file, world),
+            live: stack.and_then(StackWorld::live),
+        };
+        Ok(compose(parts)?)
+    }
+}
