@@ -228,9 +228,7 @@ impl<'a> Draft<'a> {
             .await
             .map_err(|error| self.build_failed(error))?;
         foreign_are_live(file, world)?;
-        let external = newest(stack)
-            .map(|release| release.external.clone())
-            .unwrap_or_default();
+        let external = known_externals(stack);
         if build::needs_registry(file, &external) {
             self.await_registry().await?;
         }
@@ -371,11 +369,15 @@ fn known_images(stack: &StackWorld) -> BTreeMap<ImageName, Vec<ImageRecord>> {
     known
 }
 
-fn newest(stack: &StackWorld) -> Option<&Release> {
-    stack
-        .releases
-        .values()
-        .max_by_key(|release| release.made_ms)
+/// What each external reference was last resolved to. A release that failed may have asked for an
+/// image anew; what serves counts more.
+fn known_externals(stack: &StackWorld) -> BTreeMap<String, ImageRef> {
+    let mut releases: Vec<_> = stack.releases.values().collect();
+    releases.sort_by_key(|release| release.made_ms);
+    releases.extend(stack.live());
+    let all = releases.into_iter().flat_map(|release| &release.external);
+    all.map(|(text, image)| (text.clone(), image.clone()))
+        .collect()
 }
 
 fn live_image(world: &World, stack: &StackName, image: &ImageName) -> Option<ImageRef> {
@@ -405,5 +407,34 @@ fn foreign_are_live(file: &VikingFile, world: &World) -> anyhow::Result<()> {
     match foreign_names(file).find(|(stack, image)| live_image(world, stack, image).is_none()) {
         None => Ok(()),
         Some((stack, image)) => anyhow::bail!("stack {stack} has no live image {image} yet"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::script;
+
+    #[test]
+    fn references_are_those_that_serve_and_others_as_they_were_last_resolved() {
+        let text = "stacks: {s: {live: a1, releases: {a1: {web: {}}, b2: {web: {}}}}}";
+        let mut world = script::world(text).unwrap();
+        let mut stack = world.stacks.pop_first().unwrap().1;
+        let image = |digest: &str| ImageRef::External {
+            name: "x".to_owned(),
+            digest: digest.to_owned(),
+        };
+        let texts = [
+            ("a1", "web", "serves"),
+            ("b2", "web", "failed"),
+            ("b2", "db", "new"),
+        ];
+        for (tag, text, digest) in texts {
+            let release = stack.releases.get_mut(&Tag::parse(tag).unwrap()).unwrap();
+            release.external.insert(text.to_owned(), image(digest));
+        }
+        let known = known_externals(&stack);
+        assert_eq!(known["web"], image("serves"));
+        assert_eq!(known["db"], image("new"));
     }
 }
