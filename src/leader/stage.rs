@@ -8,6 +8,7 @@ use super::make::{self, Made};
 use crate::model::release::{Phase, Release};
 use crate::model::world::{StackWorld, World};
 use crate::schedule::compose::{Procs, compose};
+use crate::schedule::moves;
 use crate::schedule::rollout::{self, Room};
 use crate::schedule::squeeze::squeeze;
 use crate::store;
@@ -49,6 +50,10 @@ impl Follower {
                 return Ok(Next::After(STAGE_AGAIN));
             }
         };
+        let live = stack.and_then(StackWorld::live);
+        if let Some(reason) = live.and_then(|live| moves::refused(live, &release)) {
+            return self.refuse(memory, reason).await;
+        }
         squeeze(&world, &mut release);
         let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
         pointer.v = 1;
@@ -77,10 +82,7 @@ impl Follower {
         let outcome = match outcome {
             Err(tables::Error::Refused(why) | tables::Error::Store(store::Error::Refused(why))) => {
                 // Too large to be written, which trying again does not change.
-                let bad = make::own(made, "stage", why);
-                memory.made = None;
-                self.quarantine(bad).await?;
-                return Ok(Next::OnChange);
+                return self.refuse(memory, why).await;
             }
             other => other?,
         };
@@ -99,6 +101,14 @@ impl Follower {
             }
             Outcome::Deposed => Ok(Next::OnChange),
         }
+    }
+
+    /// The commit's own fault, found when what was made of it met what is live.
+    async fn refuse(&self, memory: &mut Memory, reason: String) -> anyhow::Result<Next> {
+        if let Some(made) = memory.made.take() {
+            self.quarantine(make::own(&made, "stage", reason)).await?;
+        }
+        Ok(Next::OnChange)
     }
 
     fn compose(

@@ -1,7 +1,8 @@
 //! What runs where: which jobs the pointers want, which host each goes to, and how a release moves
 //! from staged to live. The decisions are pure; the two loops around them are thin.
 //!
-//! `compose` → what a commit changes · `squeeze` → what has no room beside its live copy · `wanted` → which jobs · `place` → which host · `dowding` →
+//! `compose` → what a commit changes · `squeeze` → what has no room beside its live copy ·
+//! `moves` → what it may not do at once · `wanted` → which jobs · `place` → which host · `dowding` →
 //! the plan · `check` → invariants of a plan · `rollout` → the pointer's next step · `dispatch` and
 //! `roll` → the loops · `sweep` → what nobody can need any more.
 
@@ -10,6 +11,7 @@ pub mod compose;
 pub mod dispatch;
 pub mod dowding;
 pub mod judge;
+pub mod moves;
 pub mod place;
 pub mod roll;
 pub mod rollout;

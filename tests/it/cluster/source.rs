@@ -303,3 +303,32 @@ async fn a_pull_is_asked_for_until_something_was_pulled() {
     followed.until_live(&first).await;
     assert_eq!(asked().await, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_port_goes_to_another_node_in_two_commits() {
+    let followed = Followed::start().await;
+    let port = |yaml: &str| yaml.replace("expose: [80]", "expose: [\"18080:80\"]");
+    let first = followed.push(&port(&web("v1")));
+    followed.add().await;
+    followed.until_live(&first).await;
+    let moved = port(&web("v1")).replace("  web:", "  site:");
+    let second = followed.push(&moved);
+    let refused = |pointer: &Pointer| {
+        pointer
+            .quarantine
+            .as_ref()
+            .is_some_and(|bad| bad.stage == "stage")
+    };
+    followed.until("it is refused", refused).await;
+    let third = followed.push(&web("v1"));
+    followed.until_live(&third).await;
+    let fourth = followed.push(&moved);
+    followed.until_live(&fourth).await;
+    let ends = [
+        (tag(&first), RunEnd::Live),
+        (tag(&second), RunEnd::Failed),
+        (tag(&third), RunEnd::Live),
+        (tag(&fourth), RunEnd::Live),
+    ];
+    assert_eq!(followed.ends().await, ends);
+}
