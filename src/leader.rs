@@ -6,8 +6,8 @@ mod bootstrap;
 mod follow;
 mod make;
 mod people;
-mod sweep;
 mod stage;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

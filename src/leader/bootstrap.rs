@@ -127,6 +127,12 @@ fn spec(id: String) -> ContainerSpec {
             proto: Default::default(),
             host_port: None,
         }],
+        // Else it refuses to forget what clean-up throws away.
+        env: [(
+            "REGISTRY_STORAGE_DELETE_ENABLED".to_owned(),
+            "true".to_owned(),
+        )]
+        .into(),
         volume: vec![VolumeMount {
             name: None,
             path: "/var/lib/registry".to_owned(),

@@ -16,6 +16,6 @@ pub mod place;
 pub mod roll;
 pub mod rollout;
 pub mod script;
-pub mod sweep;
 pub mod squeeze;
+pub mod sweep;
 pub mod wanted;

@@ -69,6 +69,7 @@ impl Followed {
             mirrors: Mirrors::new(&self.dir.path().join("data"), Options::from_env()).unwrap(),
             registry: Arc::new(FakeManifests::new(REGISTRY, &self.cluster.registry)),
             config: self.config.clone(),
+            builds: viking::build::Places::default(),
             progress,
             tables: tables.clone(),
         };
