@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::alone::{Ask, alone};
 use crate::bench::{Bench, now_ns, say};
 use crate::engine::{Event, Events};
 use crate::host::{Host, NEVER_MS};
@@ -77,7 +78,12 @@ async fn measure(bench: &Bench, host: &Host, proxy: &Proxy) -> anyhow::Result<Ve
             times.push(time);
             tokio::time::sleep(SETTLE).await;
         }
-        rows.push(Row::p99(hand.name(), &times, REPAIR_MS));
+        let row = Row::p99(hand.name(), &times, REPAIR_MS);
+        rows.push(match hand {
+            Hand::Remove => row.beside(&alone(bench, Ask::Remake).await?),
+            Hand::Stop => row.beside(&alone(bench, Ask::Restart).await?),
+            Hand::Pause | Hand::Limit => row,
+        });
     }
     rows.push(strangers(bench, &mut events).await?);
     let mut times = Vec::new();

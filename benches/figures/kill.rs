@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
+use crate::alone::{Ask, alone};
 use crate::bench::{Bench, now_ns, say};
 use crate::engine::{Event, Events};
 use crate::host::{Host, NEVER_MS, kill};
@@ -66,8 +67,9 @@ async fn measure(bench: &Bench, host: &Host) -> anyhow::Result<Vec<Row>> {
         }
     }
     swarm.end().await?;
+    let floor = alone(bench, Ask::Restart).await?;
     let name = "P9 container killed → replacement started";
-    Ok(vec![Row::ratio(name, &peer, &viking, 0.5)])
+    Ok(vec![Row::ratio(name, &peer, &viking, 0.5).beside(&floor)])
 }
 
 async fn replaced(

@@ -1,6 +1,7 @@
 //! Measures viking's figures against their peers, each pair in one run, and prints medians, ratio
 //! and PASS or FAIL. Started by `benches/run.sh`, which starts the Docker engine all of it runs on.
 
+mod alone;
 mod bench;
 mod drift;
 mod engine;
@@ -45,8 +46,8 @@ async fn run() -> anyhow::Result<bool> {
     let (figures, rounds) = arguments()?;
     let bench = Bench::from_env(rounds)?;
     println!("{}\n", bench.facts().await?);
-    println!("| figure | peer | viking | ratio | pass | rounds | |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| figure | peer | viking | engine alone (+ viking) | ratio | pass | rounds | |");
+    println!("|---|---|---|---|---|---|---|---|");
     let mut passed = true;
     for figure in figures {
         let rows = match figure.as_str() {

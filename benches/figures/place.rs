@@ -5,19 +5,17 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
+use crate::alone::{Ask, alone};
 use crate::bench::{Bench, now_ns, say};
 use crate::engine::Events;
 use crate::host::{Host, NEVER_MS};
 use crate::repo::Repo;
-use crate::stats::{Row, median, ms};
+use crate::stats::{Row, ms};
 use crate::swarm::{Swarm, digest_of};
 
 const ROUNDS: usize = 30;
 const STACK: &str = "place";
 const SERVICE: &str = "place";
-const BARE: &str = "bare";
 /// Between removing one and the next: the engine is idle again.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -35,28 +33,24 @@ async fn measure(bench: &Bench, host: &Host) -> anyhow::Result<Vec<Row>> {
     host.add(&repo.remote, NEVER_MS).await?;
     host.live(STACK, &first).await?;
     let image = digest_of(bench, STACK).await?;
-    let swarm = Swarm::start(bench, image.clone()).await?;
+    let swarm = Swarm::start(bench, image).await?;
     let mut events = bench.engine.events().await?;
-    let (mut peer, mut viking, mut bare) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut peer, mut viking) = (Vec::new(), Vec::new());
     for round in 0..=bench.rounds(ROUNDS) {
         let theirs = create(&swarm, &mut events).await?;
         let ours = stage(host, &repo, &mut events, round + 1).await?;
-        let plain = start(bench, &mut events, &image).await?;
         say(&format!(
-            "{round}: swarm {theirs:.0} ms, viking {ours:.0} ms, bare {plain:.0} ms"
+            "{round}: swarm {theirs:.0} ms, viking {ours:.0} ms"
         ));
         if round > 0 {
             peer.push(theirs);
             viking.push(ours);
-            bare.push(plain);
         }
     }
     swarm.end().await?;
-    let name = format!(
-        "P7 job written → container started, bridge (bare API create+start {:.0} ms)",
-        median(&bare)
-    );
-    Ok(vec![Row::ratio(&name, &peer, &viking, 0.65)])
+    let floor = alone(bench, Ask::Start).await?;
+    let name = "P7 job written → container started, bridge";
+    Ok(vec![Row::ratio(name, &peer, &viking, 0.65).beside(&floor)])
 }
 
 async fn create(swarm: &Swarm, events: &mut Events) -> anyhow::Result<f64> {
@@ -82,27 +76,6 @@ async fn stage(host: &Host, repo: &Repo, events: &mut Events, round: usize) -> a
     let started = events.wait("viking's container", fits).await?;
     let begun = host.made_ns(STACK, &commit).await?;
     host.live(STACK, &commit).await?;
-    tokio::time::sleep(SETTLE).await;
-    Ok(ms(begun, started.at_ns))
-}
-
-/// What the engine alone needs.
-async fn start(bench: &Bench, events: &mut Events, image: &str) -> anyhow::Result<f64> {
-    let body = json!({
-        "Image": image,
-        "Cmd": ["sleep", "1d"],
-        "Labels": { "viking.bench": BARE },
-        "HostConfig": { "Init": true },
-    });
-    events.forget();
-    let begun = now_ns();
-    let made = bench.engine.post("/containers/create", body).await?;
-    let id = made["Id"].as_str().unwrap_or_default();
-    let path = format!("/containers/{id}/start");
-    bench.engine.post(&path, json!({})).await?;
-    let fits = |event: &crate::engine::Event| event.starts("viking.bench", BARE);
-    let started = events.wait("the bare container", fits).await?;
-    bench.engine.remove(id).await?;
     tokio::time::sleep(SETTLE).await;
     Ok(ms(begun, started.at_ns))
 }

@@ -9,6 +9,7 @@ use anyhow::{bail, ensure};
 use serde_json::json;
 use tokio::process::Command;
 
+use crate::alone::{Ask, alone};
 use crate::bench::{Bench, now_ns, say};
 use crate::engine::Events;
 use crate::host::{Host, NEVER_MS, free_port};
@@ -55,7 +56,8 @@ pub(crate) async fn changed_deploy(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     sides.end(bench).await?;
     let (peer, viking) = measured?;
     let name = "P2 push of a changed `deploy:` → container started (0 builds)";
-    Ok(vec![Row::ratio(name, &peer, &viking, 0.65)])
+    let floor = alone(bench, Ask::Start).await?;
+    Ok(vec![Row::ratio(name, &peer, &viking, 0.65).beside(&floor)])
 }
 
 /// viking and the script, each with a repository of its own.

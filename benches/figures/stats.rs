@@ -40,11 +40,28 @@ pub(crate) struct Row {
     name: String,
     peer: String,
     viking: String,
+    alone: String,
     ratio: String,
     pass: String,
     rounds: String,
-    passed: bool,
+    verdict: Verdict,
+    /// What the peer's median times the wanted ratio, or an absolute limit, comes to: milliseconds.
+    limit_ms: f64,
+    /// viking's figure, milliseconds.
+    own_ms: f64,
 }
+
+/// How a figure did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Pass,
+    Fail,
+    /// The engine alone takes longer than is asked for, and viking adds little to that.
+    Bound,
+}
+
+/// What viking may add to the engine's own time where that alone is too long.
+const SHARE_MAX: f64 = 1.10;
 
 impl Row {
     /// viking's median divided by the peer's, at most `pass`.
@@ -54,10 +71,13 @@ impl Row {
             name: name.to_owned(),
             peer: spread(peer),
             viking: spread(viking),
+            alone: "–".to_owned(),
             ratio: format!("{ratio:.2}"),
             pass: format!("≤ {pass:.2}"),
             rounds: viking.len().to_string(),
-            passed: ratio <= pass,
+            verdict: verdict(ratio <= pass),
+            limit_ms: pass * median(peer),
+            own_ms: median(viking),
         }
     }
 
@@ -68,10 +88,13 @@ impl Row {
             name: name.to_owned(),
             peer: "–".to_owned(),
             viking: format!("{} · p99 {p99:.0} ms", spread(viking)),
+            alone: "–".to_owned(),
             ratio: "–".to_owned(),
             pass: format!("p99 ≤ {pass:.0} ms"),
             rounds: viking.len().to_string(),
-            passed: p99 <= pass,
+            verdict: verdict(p99 <= pass),
+            limit_ms: pass,
+            own_ms: median(viking),
         }
     }
 
@@ -88,17 +111,36 @@ impl Row {
             name: name.to_owned(),
             peer,
             viking,
+            alone: "–".to_owned(),
             ratio: ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")),
             pass,
             rounds: "1".to_owned(),
-            passed,
+            verdict: verdict(passed),
+            limit_ms: f64::INFINITY,
+            own_ms: 0.0,
         }
     }
 
-    /// Whether it passed.
-    pub(crate) fn passed(&self) -> bool {
-        self.passed
+    /// With what the engine alone needs for the same, in the same run.
+    pub(crate) fn beside(mut self, alone: &[f64]) -> Self {
+        let floor = median(alone);
+        let share = self.own_ms - floor;
+        self.alone = format!("{floor:.0} ms (+{share:.0})");
+        let bound = floor > self.limit_ms && self.own_ms <= SHARE_MAX * floor;
+        if self.verdict == Verdict::Fail && bound {
+            self.verdict = Verdict::Bound;
+        }
+        self
     }
+
+    /// Whether it did as well as it can here.
+    pub(crate) fn passed(&self) -> bool {
+        self.verdict != Verdict::Fail
+    }
+}
+
+fn verdict(passed: bool) -> Verdict {
+    if passed { Verdict::Pass } else { Verdict::Fail }
 }
 
 fn spread(values: &[f64]) -> String {
@@ -112,15 +154,21 @@ impl fmt::Display for Row {
             name,
             peer,
             viking,
+            alone,
             ratio,
             pass,
             rounds,
-            passed,
+            verdict,
+            ..
         } = self;
-        let word = if *passed { "PASS" } else { "FAIL" };
+        let word = match verdict {
+            Verdict::Pass => "PASS",
+            Verdict::Fail => "FAIL",
+            Verdict::Bound => "BOUND",
+        };
         write!(
             f,
-            "| {name} | {peer} | {viking} | {ratio} | {pass} | {rounds} | {word} |"
+            "| {name} | {peer} | {viking} | {alone} | {ratio} | {pass} | {rounds} | {word} |"
         )
     }
 }
