@@ -26,6 +26,8 @@ pub(crate) enum Ask {
     Start,
     /// One whose process was killed is started again, as soon as its end is heard of.
     Restart,
+    /// One that was stopped, without being given any time.
+    Stop,
     /// One that was removed is made and started again.
     Remake,
 }
@@ -57,14 +59,21 @@ async fn once(bench: &Bench, events: &mut Events, ask: Ask) -> anyhow::Result<f6
         let pid = bench.engine.pid(&id).await?;
         events.forget();
         begun = now_ns();
-        if matches!(ask, Ask::Restart) {
-            kill(pid, "KILL")?;
-            events
-                .wait("its end", |event| event.action == "die")
-                .await?;
-        } else {
-            bench.engine.remove(&id).await?;
-            id = create(bench).await?;
+        match ask {
+            Ask::Start => {}
+            Ask::Restart => {
+                kill(pid, "KILL")?;
+                let ended = |event: &Event| event.action == "die";
+                events.wait("its end", ended).await?;
+            }
+            Ask::Stop => {
+                let path = format!("/containers/{id}/stop?t=0");
+                bench.engine.post(&path, json!({})).await?;
+            }
+            Ask::Remake => {
+                bench.engine.remove(&id).await?;
+                id = create(bench).await?;
+            }
         }
         start(bench, &id).await?;
     }

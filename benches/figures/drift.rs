@@ -81,7 +81,7 @@ async fn measure(bench: &Bench, host: &Host, proxy: &Proxy) -> anyhow::Result<Ve
         let row = Row::p99(hand.name(), &times, REPAIR_MS);
         rows.push(match hand {
             Hand::Remove => row.beside(&alone(bench, Ask::Remake).await?),
-            Hand::Stop => row.beside(&alone(bench, Ask::Restart).await?),
+            Hand::Stop => row.beside(&alone(bench, Ask::Stop).await?),
             Hand::Pause | Hand::Limit => row,
         });
     }

@@ -13,14 +13,15 @@ mod ring;
 mod trash;
 mod write;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{Key, Keys};
 use super::{Committed, Compare, KeyValue, Op, Selector, SharedStore, Snapshot, Txn};
+use crate::model::world::World;
 
 pub use self::host::{Report, Reported};
 pub use self::leader::event_number;
@@ -95,6 +96,9 @@ pub struct Tables {
     keys: Keys,
     cluster: Arc<str>,
     seen: Arc<AtomicI64>,
+    /// The world as it was last read: several loops ask for the same one after each change, and an
+    /// idle cluster asks for the same one all day.
+    world: Arc<Mutex<Option<World>>>,
 }
 
 impl Tables {
@@ -126,6 +130,7 @@ impl Tables {
             keys,
             cluster: id.into(),
             seen: Arc::new(AtomicI64::new(revision)),
+            world: Arc::default(),
         })
     }
 

@@ -2,6 +2,7 @@
 //! each. A key that cannot be read is reported and freezes what it names; it is never an error.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 
 use serde::de::DeserializeOwned;
 
@@ -133,6 +134,22 @@ impl Tables {
     /// # Errors
     /// When the store has no answer, or none that counts.
     pub async fn world(&self, now_ms: u64) -> Result<World> {
+        let revision = self.read(Vec::new()).await?.revision;
+        let known = self
+            .world
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        // Nothing has changed since: what is under a lease, too, ends with a revision of its own.
+        if let Some(world) = known.filter(|world| world.revision == revision) {
+            return Ok(World { now_ms, ..world });
+        }
+        let world = self.read_world(now_ms).await?;
+        *self.world.lock().unwrap_or_else(PoisonError::into_inner) = Some(world.clone());
+        Ok(world)
+    }
+
+    async fn read_world(&self, now_ms: u64) -> Result<World> {
         let selectors = self.families(&[
             Family::Stack,
             Family::Member,

@@ -135,6 +135,30 @@ async fn a_name_belongs_to_one_machine() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_world_is_the_same_until_something_changes_or_a_lease_ends() {
+    let t = tables().await;
+    let lease = t.store.grant(Duration::from_secs(3)).await.unwrap();
+    let record = HostRecord {
+        v: 1,
+        address: "127.0.0.1".parse().unwrap(),
+        engine: EngineState::Up {
+            version: "1".into(),
+        },
+        version: "1".into(),
+        api: String::new(),
+        started_ms: 0,
+    };
+    t.announce(&host("a"), &record, lease).await.unwrap();
+    let first = t.world(1).await.unwrap();
+    let again = t.world(2).await.unwrap();
+    assert_eq!((first.now_ms, again.now_ms), (1, 2));
+    assert_eq!(World { now_ms: 2, ..first }, again);
+    assert!(again.hosts.contains_key(&host("a")));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(t.world(3).await.unwrap().hosts.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_is_alive_as_long_as_its_lease() {
     let t = tables().await;
     let lease = t.store.grant(Duration::from_secs(3)).await.unwrap();
