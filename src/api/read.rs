@@ -312,7 +312,7 @@ pub(crate) async fn events(
     Ok(Json(List::new("events", rows.collect())))
 }
 
-/// How a stack's runs ended, newest first. A removed stack still has its past.
+/// How a stack's runs ended, newest first.
 pub(crate) async fn history(
     State(shared): App,
     Path(name): Path<StackName>,

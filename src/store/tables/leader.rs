@@ -335,6 +335,7 @@ impl Tables {
             Family::Run,
             Family::History,
             Family::Event,
+            Family::Request,
         ];
         let mut ops: Vec<Op> = families
             .map(|family| self.keys.family_of(family, stack.as_str()))
