@@ -24,6 +24,25 @@ fn web() -> viking::model::spec::ContainerSpec {
     spec
 }
 
+fn db() -> viking::model::spec::ContainerSpec {
+    let mut db = spec();
+    db.settings.expose.push(Expose {
+        port: 6379,
+        proto: Proto::Tcp,
+        host_port: None,
+    });
+    db
+}
+
+fn web_linked_to_db() -> viking::model::spec::ContainerSpec {
+    let mut web = web();
+    web.settings.link.push(viking::model::spec::LinkTarget {
+        stack: None,
+        node: viking::model::names::NodeName::parse("db").expect("a name"),
+    });
+    web
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_placement_becomes_a_healthy_container_with_endpoints_and_viking_env() {
     let mut rig = Rig::start().await;
@@ -453,21 +472,10 @@ async fn a_link_names_the_ambassador_and_its_listener_comes_back_after_a_restart
     let mut rig = Rig::start().await;
     rig.release_of("t1", &["db", "web"], "t1").await;
     rig.point(Some("t1"), None, Phase::Live, &[]).await;
-    let mut db = spec();
-    db.settings.expose.push(Expose {
-        port: 6379,
-        proto: Proto::Tcp,
-        host_port: None,
-    });
-    rig.deploy(&job("t1", "db", 0), &db).await;
+    rig.deploy(&job("t1", "db", 0), &db()).await;
     rig.until_state(&job("t1", "db", 0), JobState::Healthy)
         .await;
-    let mut web = web();
-    web.settings.link.push(viking::model::spec::LinkTarget {
-        stack: None,
-        node: viking::model::names::NodeName::parse("db").expect("a name"),
-    });
-    let name = rig.deploy(&job("t1", "web", 0), &web).await;
+    let name = rig.deploy(&job("t1", "web", 0), &web_linked_to_db()).await;
     rig.until_state(&job("t1", "web", 0), JobState::Healthy)
         .await;
     let asked = rig.asked();
@@ -495,22 +503,11 @@ async fn who_was_started_before_its_target_is_told_of_it_when_it_starts_again() 
     let mut rig = Rig::start().await;
     rig.release_of("t1", &["db", "web"], "t1").await;
     rig.point(Some("t1"), None, Phase::Live, &[]).await;
-    let mut web = web();
-    web.settings.link.push(viking::model::spec::LinkTarget {
-        stack: None,
-        node: viking::model::names::NodeName::parse("db").expect("a name"),
-    });
-    let name = rig.deploy(&job("t1", "web", 0), &web).await;
+    let name = rig.deploy(&job("t1", "web", 0), &web_linked_to_db()).await;
     rig.until_state(&job("t1", "web", 0), JobState::Healthy)
         .await;
     assert!(rig.asked().is_empty());
-    let mut db = spec();
-    db.settings.expose.push(Expose {
-        port: 6379,
-        proto: Proto::Tcp,
-        host_port: None,
-    });
-    rig.deploy(&job("t1", "db", 0), &db).await;
+    rig.deploy(&job("t1", "db", 0), &db()).await;
     rig.until_state(&job("t1", "db", 0), JobState::Healthy)
         .await;
     // What runs is left alone.
