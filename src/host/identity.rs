@@ -106,13 +106,18 @@ impl Identity {
 
     /// Keeps the newest revision seen on disk, until shutdown and once more then.
     pub async fn keep_seen(self, tables: Tables, shutdown: CancellationToken) {
+        let mut kept = None;
         loop {
             let ended = tokio::select! {
                 () = shutdown.cancelled() => true,
                 () = tokio::time::sleep(KEEP_EVERY) => false,
             };
-            if let Err(error) = self.keep(SEEN, &tables.seen().to_string()) {
-                tracing::warn!("{error:#}");
+            let seen = tables.seen();
+            if kept != Some(seen) {
+                match self.keep(SEEN, &seen.to_string()) {
+                    Ok(()) => kept = Some(seen),
+                    Err(error) => tracing::warn!("{error:#}"),
+                }
             }
             if ended {
                 return;

@@ -135,18 +135,21 @@ impl Tables {
     /// When the store has no answer, or none that counts.
     pub async fn world(&self, now_ms: u64) -> Result<World> {
         let revision = self.read(Vec::new()).await?.revision;
-        let known = self
-            .world
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let known = self.last_world(revision);
         // Nothing has changed since: what is under a lease, too, ends with a revision of its own.
-        if let Some(world) = known.filter(|world| world.revision == revision) {
+        if let Some(world) = known {
             return Ok(World { now_ms, ..world });
         }
         let world = self.read_world(now_ms).await?;
         *self.world.lock().unwrap_or_else(PoisonError::into_inner) = Some(world.clone());
         Ok(world)
+    }
+
+    /// The world that was last read, if it was read at this revision.
+    fn last_world(&self, revision: i64) -> Option<World> {
+        let last = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = last.as_ref().filter(|world| world.revision == revision);
+        same.cloned()
     }
 
     async fn read_world(&self, now_ms: u64) -> Result<World> {
