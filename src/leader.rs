@@ -8,6 +8,7 @@ mod make;
 mod people;
 mod stage;
 mod sweep;
+mod timing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -11,11 +11,12 @@ use super::error::{Answer, ApiError, stack};
 use super::status::status;
 use super::text::public_url;
 use super::{Shared, verdicts};
+use crate::model::history::{EventRecord, RunRecord};
 use crate::model::host::Member;
 use crate::model::job::JobKey;
 use crate::model::names::{HostName, NodeName, StackName, Tag};
 use crate::model::plan::Verdict;
-use crate::model::release::{EventRecord, Release, RunRecord};
+use crate::model::release::Release;
 use crate::model::status::StatusReport;
 use crate::model::wire::{
     self, AllocatedJob, Allocation, EventRow, HostRow, ImageRow, KeyRow, List, StackRow, TagRow,

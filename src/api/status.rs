@@ -14,6 +14,7 @@ use crate::model::status::{
 };
 use crate::model::wire::rfc3339;
 use crate::model::world::{StackWorld, World};
+use crate::schedule::fetch;
 
 use super::jobs::{self, Grade, NodeView};
 use super::text::public_url;
@@ -45,7 +46,7 @@ fn stack_status(
     let views = jobs::nodes(world, unplaced, name, stack);
     let (mut staged, next) = under_way(stack);
     if let Some(staged) = staged.as_mut().filter(|staged| staged.reason.is_empty()) {
-        staged.reason = held_up(name, stack, &views).unwrap_or_default();
+        staged.reason = held_up(world, name, stack, &views).unwrap_or_default();
     }
     let frozen = world.frozen_stacks.contains(name);
     let sync = if frozen {
@@ -130,10 +131,16 @@ fn staged(release: &Release, pointer: &Pointer) -> StagedStatus {
 }
 
 /// What holds a staged release up that has not failed: its job that cannot run, or does not.
-fn held_up(name: &StackName, stack: &StackWorld, views: &[NodeView]) -> Option<String> {
+fn held_up(
+    world: &World,
+    name: &StackName,
+    stack: &StackWorld,
+    views: &[NodeView],
+) -> Option<String> {
     stack.staged()?;
     let of = |grade| job_reason(name, Role::Staged, views, grade);
-    of(Grade::Blocked).or_else(|| of(Grade::Failing))
+    let jobs = of(Grade::Blocked).or_else(|| of(Grade::Failing));
+    jobs.or_else(|| fetch::holds_up(world, &stack.pointer))
 }
 
 fn building(building: &Building) -> StagedStatus {

@@ -8,9 +8,9 @@ use super::args::Output;
 use super::failure::Outcome;
 use super::output::{Columns, out};
 use super::show;
+use crate::model::history::{RunEnd, RunRecord};
 use crate::model::host::EngineState;
 use crate::model::names::StackName;
-use crate::model::release::{RunEnd, RunRecord};
 use crate::model::wire::{EventRow, HostRow, ImageRow, KeyRow, List, StackRow, rfc3339};
 
 /// Asks for a list and prints it.

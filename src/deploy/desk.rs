@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
+use super::fetch::Fetches;
 use super::health::Verdict;
 use super::ledger::Ledger;
 use super::observed::Observed;
@@ -21,9 +22,9 @@ use super::state::Doing;
 use super::view::View;
 use super::wanted::{Wanted, wanted};
 use crate::docker::EngineEvent;
+use crate::model::history::EventRecord;
 use crate::model::job::{CounterRecord, Instance, JobKey};
 use crate::model::names::StackName;
-use crate::model::release::EventRecord;
 use crate::model::spec::StopPolicy;
 use crate::store::LeaseId;
 use crate::store::tables::{Assigned, Tables};
@@ -147,6 +148,8 @@ pub struct Desk {
     pub stops: BTreeMap<JobKey, StopPolicy>,
     /// What is on record.
     pub ledger: Ledger,
+    /// Images fetched ahead of hand-overs.
+    pub fetches: Fetches,
     /// Events that are not written yet, oldest first.
     pub events: VecDeque<(StackName, EventRecord)>,
     /// The engine does not answer, or did not when it was last asked.
@@ -163,6 +166,7 @@ impl Desk {
         let now_ms = self.ops.clock.now_ms();
         self.read().await;
         self.hear(now_ms);
+        self.fetch_ahead(now_ms);
         let engine_was_down = self.engine_down;
         let Some(assigned) = &self.assigned else {
             return Next::After(SOON);
@@ -384,7 +388,10 @@ impl Desk {
         let forgiven = self.counters.keys().filter(|j| wanted.jobs.contains_key(j));
         let forgiven = forgiven.filter_map(|job| self.runs.forgiven_at(job));
         let stuck = self.stuck.values().map(|(_, until)| *until);
-        let times = tries.chain(forgiven).chain(stuck);
+        let times = tries
+            .chain(forgiven)
+            .chain(stuck)
+            .chain(self.fetches.tries());
         let times = times.chain(self.pauses.values().copied());
         match times.filter(|at| *at > now_ms).min() {
             Some(at) => Next::After(Duration::from_millis(at - now_ms)),

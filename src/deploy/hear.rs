@@ -18,10 +18,11 @@ use super::state::{self, Doing};
 use super::wanted::{Desired, Wanted};
 use crate::docker::{RunState, label};
 use crate::model::endpoint::ListenRequest;
+use crate::model::history::EventRecord;
 use crate::model::job::{Fault, JobKey, JobState};
 use crate::model::names::StackName;
 use crate::model::progress::{Progress, Stage};
-use crate::model::release::{EventRecord, RunId};
+use crate::model::release::RunId;
 
 /// Most events kept while the store does not take them; the oldest go first.
 const EVENTS_MAX: usize = 200;

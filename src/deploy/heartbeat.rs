@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::docker::SharedEngine;
-use crate::model::host::{Capacity, EngineState, HostRecord, Member};
+use crate::model::host::{Capacity, EngineState, Fetched, HostRecord, Member};
 use crate::model::names::HostName;
 use crate::store::LeaseId;
 use crate::store::tables::Tables;
@@ -44,13 +44,15 @@ pub struct Heartbeat {
     pub machine_id: String,
     /// Unix milliseconds of this start.
     pub started_ms: u64,
+    /// Images fetched ahead, as the worker knows it.
+    pub fetched: watch::Receiver<Vec<Fetched>>,
 }
 
 impl Heartbeat {
     /// Until shutdown: registers the machine once, and announces it whenever its engine's state or
     /// its lease changes.
     pub async fn run(
-        self,
+        mut self,
         mut lease: watch::Receiver<Option<LeaseId>>,
         bell: Bell,
         shutdown: CancellationToken,
@@ -90,6 +92,11 @@ impl Heartbeat {
                             return;
                         }
                     }
+                    changed = self.fetched.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
                 }
             }
         };
@@ -120,7 +127,7 @@ impl Heartbeat {
         }
     }
 
-    fn record(&self, engine: EngineState) -> HostRecord {
+    fn record(&mut self, engine: EngineState) -> HostRecord {
         HostRecord {
             v: 1,
             address: self.address,
@@ -128,6 +135,7 @@ impl Heartbeat {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             api: self.api.clone(),
             started_ms: self.started_ms,
+            fetched: self.fetched.borrow_and_update().clone(),
         }
     }
 

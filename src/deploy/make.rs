@@ -83,7 +83,7 @@ impl Ops {
     }
 
     /// The image's name on this host, once it is there.
-    async fn image(&self, image: &ImageRef, pulling: impl Fn()) -> Result<String, Done> {
+    pub(super) async fn image(&self, image: &ImageRef, pulling: impl Fn()) -> Result<String, Done> {
         let reference = image.reference(&self.registry);
         let found = self.engine.image(&reference).await;
         if found

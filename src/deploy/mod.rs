@@ -11,6 +11,7 @@ pub mod container;
 pub mod desk;
 pub mod endpoints;
 pub mod failure;
+mod fetch;
 pub mod health;
 pub mod hear;
 pub mod heartbeat;

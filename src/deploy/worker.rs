@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::desk::{Desk, FULL_PASS, Teller, Tidings};
+use super::fetch::Fetches;
 use super::heartbeat::{Heartbeat, LEASE_TTL};
 use super::ledger::Ledger;
 use super::ops::{Listen, Ops};
@@ -71,7 +72,8 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
         &worker.keep_alives,
     );
     let (heard, tidings) = mpsc::channel(TIDINGS_MAX);
-    let desk = desk(&worker, bell.clone(), tidings, &keeper);
+    let (fetches, fetched) = Fetches::new();
+    let desk = desk(&worker, bell.clone(), tidings, fetches, &keeper);
     let desk = Arc::new(tokio::sync::Mutex::new(desk));
     let passes = wake::run("worker", FULL_PASS, ear, shutdown.clone(), || {
         let desk = Arc::clone(&desk);
@@ -88,6 +90,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
         api: worker.api.clone(),
         machine_id: worker.machine_id.clone(),
         started_ms: wake::now_ms(),
+        fetched,
     };
     tokio::join!(
         passes,
@@ -101,6 +104,7 @@ fn desk(
     worker: &Worker,
     bell: Bell,
     tidings: mpsc::Receiver<Tidings>,
+    fetches: Fetches,
     keeper: &LeaseKeeper,
 ) -> Desk {
     let clock = Clock::start();
@@ -141,6 +145,7 @@ fn desk(
         stuck: BTreeMap::new(),
         stops: BTreeMap::new(),
         ledger: Ledger::default(),
+        fetches,
         events: VecDeque::new(),
         engine_down: false,
         listed_ms: 0,

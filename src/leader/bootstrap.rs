@@ -201,6 +201,7 @@ fn records(spec: &ContainerSpec, stack: Option<&StackWorld>, now_ms: u64) -> (Re
         images: Default::default(),
         external: Default::default(),
         nodes: [(NodeName::registry(), node)].into_iter().collect(),
+        stages_ms: Vec::new(),
     };
     let pointer = Pointer {
         v: 1,

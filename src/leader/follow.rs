@@ -12,10 +12,9 @@ use tokio_util::task::TaskTracker;
 
 use super::Parts;
 use super::make::{self, Failed, Made};
+use crate::model::history::{RunEnd, RunRecord, StageTimes};
 use crate::model::names::{StackName, TAG_COMMIT_DIGITS};
-use crate::model::release::{
-    Commit, Phase, Pointer, Quarantine, Release, RunEnd, RunRecord, Source,
-};
+use crate::model::release::{Commit, Phase, Pointer, Quarantine, Release, Source};
 use crate::model::world::StackWorld;
 use crate::store::Op;
 use crate::store::election::Leadership;
@@ -278,7 +277,10 @@ impl Follower {
                 self.bell.ring();
                 return Ok(false);
             }
-            Err(Failed::Own(quarantine)) => self.quarantine(*quarantine).await?,
+            Err(Failed::Own(failed)) => {
+                let (bad, stages_ms) = *failed;
+                self.quarantine(bad, stages_ms).await?;
+            }
             Err(Failed::Outside(error)) => {
                 let failures = failures.map_or(0, |held| held.failures).saturating_add(1);
                 tracing::warn!(stack = %self.stack, failures, "{error:#}");
@@ -353,12 +355,18 @@ impl Follower {
             stage: "build".to_owned(),
             log: Vec::new(),
             stages_ms: vec![("build".to_owned(), took_ms)],
+            plan: Vec::new(),
+            placed: Vec::new(),
             ended_ms,
         };
         vec![self.parts.tables.history_op(&self.stack, &end)]
     }
 
-    pub(super) async fn quarantine(&self, bad: Quarantine) -> anyhow::Result<()> {
+    pub(super) async fn quarantine(
+        &self,
+        bad: Quarantine,
+        stages_ms: StageTimes,
+    ) -> anyhow::Result<()> {
         let end = RunRecord {
             v: 1,
             run: bad.run.clone(),
@@ -368,7 +376,9 @@ impl Follower {
             reason: bad.reason.clone(),
             stage: bad.stage.clone(),
             log: bad.log.clone(),
-            stages_ms: Vec::new(),
+            stages_ms,
+            plan: Vec::new(),
+            placed: Vec::new(),
             ended_ms: bad.at_ms,
         };
         let extra = vec![
@@ -395,7 +405,7 @@ impl Follower {
     }
 
     pub(super) fn event(&self, run: &crate::model::release::RunId, what: &str, why: &str) -> Op {
-        let event = crate::model::release::EventRecord {
+        let event = crate::model::history::EventRecord {
             v: 1,
             at_ms: now_ms(),
             who: "leader".to_owned(),

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::time::Instant;
 
 use super::bootstrap::registry_up;
 use super::follow::Follower;
 use super::people::{FILE, file_of};
+use super::timing::{Watch, millis};
 use crate::build::{self, BuildJob};
+use crate::model::history::{StageTimes, add_time};
 use crate::model::names::{ImageName, StackName, Tag};
 use crate::model::progress::{Progress, Stage};
 use crate::model::release::{Building, Commit, ImageRecord, Quarantine, Release, RunId, Source};
@@ -38,12 +41,25 @@ pub(super) struct Made {
     pub(super) file: VikingFile,
     pub(super) images: BTreeMap<ImageName, ImageRecord>,
     pub(super) external: BTreeMap<String, ImageRef>,
+    /// How long each stage took.
+    pub(super) stages_ms: StageTimes,
+    /// Since when it waits to be staged.
+    pub(super) since: Instant,
+}
+
+impl Made {
+    /// The times of its stages, the wait for its turn included.
+    pub(super) fn times(&self) -> StageTimes {
+        let mut times = self.stages_ms.clone();
+        add_time(&mut times, "turn", millis(self.since.elapsed()));
+        times
+    }
 }
 
 /// Why nothing was made.
 pub(super) enum Failed {
     /// The commit's own fault: not tried again until a newer one.
-    Own(Box<Quarantine>),
+    Own(Box<(Quarantine, StageTimes)>),
     /// Tried again with backoff.
     Outside(anyhow::Error),
     /// A newer head came.
@@ -64,6 +80,7 @@ pub(super) async fn make(
     pull: bool,
 ) -> Result<Made, Failed> {
     let mirrors = &follower.parts.mirrors;
+    let watch = Watch::start();
     let commit = mirrors
         .commit(source, head)
         .await
@@ -79,14 +96,17 @@ pub(super) async fn make(
         .get(&follower.stack)
         .cloned()
         .unwrap_or_default();
-    let draft = Draft::of(follower, commit, &stack);
+    let mut draft = Draft::of(follower, commit, &stack, watch);
     draft.begin().await?;
     let tree = mirrors
         .tree(source, head)
         .await
         .map_err(|error| draft.tree_failed(&error))?;
+    draft.watch.enter("parse");
     let file = draft.parse(&tree, &file_of(source)).await?;
+    draft.watch.enter("build");
     let built = draft.build(&file, &tree, &stack, &world, pull).await?;
+    let stages_ms = draft.times();
     let Draft {
         commit, tag, run, ..
     } = draft;
@@ -97,6 +117,8 @@ pub(super) async fn make(
         file,
         images: built.images,
         external: built.external,
+        stages_ms,
+        since: Instant::now(),
     })
 }
 
@@ -106,12 +128,16 @@ struct Draft<'a> {
     tag: Tag,
     run: RunId,
     since_ms: u64,
+    /// Unix milliseconds when this try began; later than `since_ms` if there was one before.
+    began_ms: u64,
     reason: String,
+    watch: Watch,
 }
 
 impl<'a> Draft<'a> {
     /// Goes on with the run of an earlier try at the same commit: each run has one end.
-    fn of(follower: &'a Follower, commit: Commit, stack: &StackWorld) -> Self {
+    fn of(follower: &'a Follower, commit: Commit, stack: &StackWorld, watch: Watch) -> Self {
+        let began_ms = now_ms();
         let before = stack
             .pointer
             .building
@@ -131,21 +157,36 @@ impl<'a> Draft<'a> {
                 tag,
                 run,
                 since_ms,
+                began_ms,
                 reason,
+                watch,
             };
         }
         let tag = next_tag(&commit.id, |tag| {
             stack.releases.contains_key(tag) || stack.pointer.named().any(|named| named == tag)
         });
-        let run = RunId::new(now_ms(), fastrand::u16(..));
+        let run = RunId::new(began_ms, fastrand::u16(..));
         Self {
             follower,
             commit,
             tag,
             run,
-            since_ms: now_ms(),
+            since_ms: began_ms,
+            began_ms,
             reason: String::new(),
+            watch,
         }
+    }
+
+    /// Times of this try, after what faults from outside took before it.
+    fn times(&self) -> StageTimes {
+        let mut times = StageTimes::new();
+        let before_ms = self.began_ms.saturating_sub(self.since_ms);
+        if before_ms > 0 {
+            add_time(&mut times, "held up", before_ms);
+        }
+        times.extend(self.watch.times());
+        times
     }
 
     async fn begin(&self) -> anyhow::Result<()> {
@@ -269,8 +310,8 @@ impl<'a> Draft<'a> {
 
     /// The registry is a job like any other and may still be starting.
     async fn await_registry(&self) -> anyhow::Result<()> {
-        let until = tokio::time::Instant::now() + REGISTRY_WAIT;
-        while tokio::time::Instant::now() < until {
+        let until = Instant::now() + REGISTRY_WAIT;
+        while Instant::now() < until {
             let world = self.follower.parts.tables.world(now_ms()).await?;
             if registry_up(&world) {
                 return Ok(());
@@ -289,7 +330,7 @@ impl<'a> Draft<'a> {
     }
 
     fn own(&self, stage: &str, reason: String, log: Vec<String>) -> Failed {
-        Failed::Own(Box::new(Quarantine {
+        let bad = Quarantine {
             commit: self.commit.clone(),
             tag: self.tag.clone(),
             run: self.run.clone(),
@@ -297,7 +338,8 @@ impl<'a> Draft<'a> {
             reason,
             log,
             at_ms: now_ms(),
-        }))
+        };
+        Failed::Own(Box::new((bad, self.times())))
     }
 
     fn tell(&self, stage: Stage, about: &str, line: String) {

@@ -38,7 +38,10 @@ impl Follower {
         let mut extra = Vec::new();
         match rollout::room(&world, &self.stack, &made.commit) {
             Room::Free => {}
-            Room::Supersedes(end) => extra.push(self.parts.tables.history_op(&self.stack, &end)),
+            Room::Supersedes(mut end) => {
+                end.placed = self.parts.tables.placed_in(&self.stack, &end.run).await?;
+                extra.push(self.parts.tables.history_op(&self.stack, &end));
+            }
             Room::Wait(_) => return Ok(Next::After(ROOM_AGAIN)),
         }
         let stack = world.stacks.get(&self.stack);
@@ -55,6 +58,7 @@ impl Follower {
             return self.refuse(memory, reason).await;
         }
         squeeze(&world, &mut release);
+        release.stages_ms = made.times();
         let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
         pointer.v = 1;
         pointer.staged = Some(release.tag.clone());
@@ -63,6 +67,8 @@ impl Follower {
         pointer.run = Some(release.run.clone());
         pointer.building = None;
         pointer.cut.clear();
+        pointer.fetch.clear();
+        pointer.stages_ms.clear();
         pointer.reason = String::new();
         let revision = stack.map_or(0, |stack| stack.pointer_revision);
         let registry = self.parts.config.registry();
@@ -106,7 +112,8 @@ impl Follower {
     /// The commit's own fault, found when what was made of it met what is live.
     async fn refuse(&self, memory: &mut Memory, reason: String) -> anyhow::Result<Next> {
         if let Some(made) = memory.made.take() {
-            self.quarantine(make::own(&made, "stage", reason)).await?;
+            let bad = make::own(&made, "stage", reason);
+            self.quarantine(bad, made.times()).await?;
         }
         Ok(Next::OnChange)
     }

@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Parts;
 use crate::docker;
+use crate::model::history::RunEnd;
 use crate::model::names::{ImageName, StackName, Tag};
-use crate::model::release::{ImageRecord, RunEnd};
+use crate::model::release::ImageRecord;
 use crate::model::trash::{Manifest, TrashRecord};
 use crate::schedule::sweep::{self, ImageKey};
 use crate::store::election::Leadership;

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::names::HostName;
+use super::spec::ImageRef;
+
 /// Whether a host may be given jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,6 +80,28 @@ pub struct HostRecord {
     pub api: String,
     /// Unix milliseconds of this start.
     pub started_ms: u64,
+    /// What became of the images it was asked to fetch ahead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fetched: Vec<Fetched>,
+}
+
+/// An image that a host is asked to fetch before a slot is handed over to a copy that needs it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Where the new copy goes.
+    pub host: HostName,
+    /// What it is made from.
+    pub image: ImageRef,
+}
+
+/// What became of a [`Fetch`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// Which.
+    pub image: ImageRef,
+    /// Why it could not be fetched so far; empty when it is there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
 }
 
 impl HostRecord {

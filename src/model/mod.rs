@@ -4,6 +4,7 @@
 //! Never does I/O, knows no clock, and imports nothing of ours.
 
 pub mod endpoint;
+pub mod history;
 pub mod host;
 pub mod job;
 pub mod names;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::history::{StageTimes, add_time};
+use super::host::Fetch;
 use super::job::JobKey;
 use super::names::{ImageName, NodeName, StackName, Tag};
-use super::plan::Start;
 use super::spec::{ContainerSpec, ImageRef, LinkTarget, StopPolicy};
 
 /// A commit, as people want to see it.
@@ -209,6 +210,9 @@ pub struct Release {
     pub external: BTreeMap<String, ImageRef>,
     /// Nodes.
     pub nodes: BTreeMap<NodeName, ReleaseNode>,
+    /// How long it took to be made, per stage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages_ms: StageTimes,
 }
 
 impl Release {
@@ -372,6 +376,12 @@ pub struct Pointer {
     /// Slots handed over so far, while cutting.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub cut: BTreeSet<Cut>,
+    /// Images that hosts fetch before slots are handed over: nobody pulls while nobody serves.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub fetch: BTreeSet<Fetch>,
+    /// How long the staged release has been in each phase before this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages_ms: StageTimes,
     /// Why it is in this phase, in words; empty when all is well.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -399,6 +409,14 @@ pub struct Pointer {
 }
 
 impl Pointer {
+    /// Goes to another phase, or begins this one anew; the time in the last one is kept.
+    pub fn enter(&mut self, phase: Phase, now_ms: u64) {
+        let took_ms = now_ms.saturating_sub(self.since_ms);
+        add_time(&mut self.stages_ms, &self.phase.to_string(), took_ms);
+        self.phase = phase;
+        self.since_ms = now_ms;
+    }
+
     /// Tags that the pointer names, live first.
     pub fn named(&self) -> impl Iterator<Item = &Tag> {
         [&self.live, &self.staged, &self.retiring]
@@ -447,49 +465,6 @@ impl Pointer {
     }
 }
 
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RunEnd {
-    /// Serves.
-    Live,
-    /// The commit's own fault.
-    Failed,
-    /// A newer commit took over.
-    Superseded,
-    /// Taken back by a person.
-    RolledBack,
-}
-
-/// Value of `/history/<stack>/<run>`: exactly one end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunRecord {
-    /// Version of this record.
-    pub v: u32,
-    /// The run.
-    pub run: RunId,
-    /// The commit.
-    pub commit: Commit,
-    /// The release's tag.
-    pub tag: Tag,
-    /// The one end.
-    pub end: RunEnd,
-    /// Why, in words; empty when live.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    /// The stage it failed at.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub stage: String,
-    /// Last lines of the log.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub log: Vec<String>,
-    /// Milliseconds per stage, in order.
-    #[serde(default)]
-    pub stages_ms: Vec<(String, u64)>,
-    /// Unix milliseconds of the end.
-    pub ended_ms: u64,
-}
-
 /// Value of `/stack/<stack>`: where it comes from. Written by people through the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
@@ -505,24 +480,4 @@ pub struct Source {
     pub path: String,
     /// Milliseconds between two polls.
     pub poll_ms: u64,
-}
-
-/// Value of `/event/<stack>/<run>-<n>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventRecord {
-    /// Version of this record.
-    pub v: u32,
-    /// Unix milliseconds.
-    pub at_ms: u64,
-    /// Who acted: `leader`, or a host's name.
-    pub who: String,
-    /// What it was about: `stack`, `stack/node` or `stack/node.slot`.
-    pub about: String,
-    /// What happened: `drift`, `started`, `promoted`, `failed`, …
-    pub what: String,
-    /// In words.
-    pub why: String,
-    /// Of a placement: the job and what the rules said of every host then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub placed: Option<Box<Start>>,
 }

@@ -183,6 +183,7 @@ mod held_tests {
             images: BTreeMap::new(),
             external: BTreeMap::new(),
             nodes,
+            stages_ms: Vec::new(),
         }
     }
 

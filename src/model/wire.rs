@@ -6,11 +6,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::history::EventRecord;
 use super::host::{Capacity, EngineState, Readiness};
 use super::job::JobKey;
 use super::names::{HostName, ImageName, NodeName, StackName, Tag};
 use super::plan::Verdict;
-use super::release::{Commit, EventRecord, ImageRecord, Phase};
+use super::release::{Commit, ImageRecord, Phase};
 use super::status::{StackStatus, StagedStatus};
 
 /// Unix milliseconds as RFC 3339 in whole seconds, UTC.

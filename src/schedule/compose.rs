@@ -67,6 +67,7 @@ pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), MissingImage> {
         images: parts.images,
         external: parts.external,
         nodes,
+        stages_ms: Vec::new(),
     };
     Ok((release, procs))
 }

@@ -42,6 +42,16 @@ pub fn plan(world: &World) -> Plan {
 /// What the rules would say of every host for a job now, `None` when no pointer wants such a job.
 #[must_use]
 pub fn explain(world: &World, job: &JobKey) -> Option<Vec<Verdict>> {
+    Some(choice(world, job)?.1)
+}
+
+/// The host that would be given a job now; `None` when none may take it or no pointer wants it.
+#[must_use]
+pub fn would_take(world: &World, job: &JobKey) -> Option<HostName> {
+    choice(world, job)?.0
+}
+
+fn choice(world: &World, job: &JobKey) -> Option<(Option<HostName>, Vec<Verdict>)> {
     let stack = world.stacks.get(&job.stack)?;
     let wanted = wanted(&job.stack, stack)
         .into_iter()
@@ -49,7 +59,7 @@ pub fn explain(world: &World, job: &JobKey) -> Option<Vec<Verdict>> {
     let mut planner = Planner::new(world);
     // Without its own placement: to ask where it would go.
     planner.count_in(|other| other == job);
-    Some(planner.choose(&wanted).1)
+    Some(planner.choose(&wanted))
 }
 
 pub(super) struct Planner<'a> {

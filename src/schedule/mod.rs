@@ -3,13 +3,14 @@
 //!
 //! `compose` → what a commit changes · `squeeze` → what has no room beside its live copy ·
 //! `moves` → what it may not do at once · `wanted` → which jobs · `place` → which host · `dowding` →
-//! the plan · `check` → invariants of a plan · `rollout` → the pointer's next step · `dispatch` and
+//! the plan · `check` → invariants of a plan · `rollout` → the pointer's next step · `fetch` → what must be there before it · `dispatch` and
 //! `roll` → the loops · `sweep` → what nobody can need any more.
 
 pub mod check;
 pub mod compose;
 pub mod dispatch;
 pub mod dowding;
+pub mod fetch;
 pub mod judge;
 pub mod moves;
 pub mod place;

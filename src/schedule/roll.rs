@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::rollout::{self, Step};
+use crate::model::history::EventRecord;
 use crate::model::names::StackName;
 use crate::model::progress::{Progress, Stage};
-use crate::model::release::{EventRecord, Phase, RunId};
+use crate::model::release::{Phase, RunId};
 use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::tables::{Outcome, Tables, event_number};
@@ -88,7 +89,10 @@ async fn write(
         placed: None,
     };
     let mut extra = vec![tables.event_op(name, &run, event_number(world.now_ms), &event)];
-    extra.extend(step.end.as_ref().map(|end| tables.history_op(name, end)));
+    if let Some(mut end) = step.end {
+        end.placed = tables.placed_in(name, &end.run).await?;
+        extra.push(tables.history_op(name, &end));
+    }
     if step.event.0 == "live" {
         crate::failpoint::hit("promote");
     }

@@ -4,11 +4,14 @@
 use std::collections::BTreeSet;
 
 use super::dowding;
+use super::fetch;
 use super::judge::{self, Failure};
 use super::wanted::{Role, Wanted, healthy, still_to_cut, wanted};
+use crate::model::history::{Change, ChangeKind, RunEnd, RunRecord};
+use crate::model::host::Fetch;
 use crate::model::job::JobKey;
-use crate::model::names::StackName;
-use crate::model::release::{Commit, Cut, Phase, Pointer, Quarantine, Release, RunEnd, RunRecord};
+use crate::model::names::{HostName, NodeName, StackName};
+use crate::model::release::{Commit, Cut, Phase, Pointer, Quarantine, Release};
 use crate::model::world::{StackWorld, World};
 
 /// After this long a newer commit takes over from a staging release that is neither done nor failed.
@@ -105,49 +108,84 @@ fn may_cut(
     seat: &Cut,
 ) -> Option<Step> {
     let waited_ms = world.now_ms.saturating_sub(stack.pointer.since_ms);
-    let put_off = stack.pointer.phase == Phase::Staging && !stack.pointer.reason.is_empty();
-    if put_off && waited_ms < CUT_AGAIN_MS {
+    let was_put_off = stack.pointer.phase == Phase::Staging && !stack.pointer.reason.is_empty();
+    if was_put_off && waited_ms < CUT_AGAIN_MS {
         return None;
     }
     if judge::cut_waits_for(world, name, stack, release, seat).is_some() {
         return None;
     }
     let step = cut(world, stack, seat.clone());
-    has_a_place(world, name, release, seat, &step).then_some(step)
+    let host = takes(world, name, release, seat, &step)?;
+    if let Some(asked) = ask_for_images(world, name, stack, release, (seat, host)) {
+        return Some(asked);
+    }
+    let Some(reason) = fetch::missing(world, &stack.pointer.fetch) else {
+        return Some(step);
+    };
+    // Between two slots old and new copies serve side by side: not for ever.
+    let stuck = stack.pointer.phase == Phase::Cutting && waited_ms >= judge::CUT_OUTSIDE_MS_MAX;
+    stuck.then(|| put_off(world, stack, &reason))
 }
 
-/// Whether a host could take the new copy, were the old one told to stand still.
-fn has_a_place(
+/// The host that would take the new copy, were the old one told to stand still.
+fn takes(
     world: &World,
     name: &StackName,
     release: &Release,
     (node, slot): &Cut,
     step: &Step,
-) -> bool {
-    let Some(after) = release.nodes.get(node) else {
-        return false;
-    };
+) -> Option<HostName> {
+    let job = release.job(node, *slot)?;
     let mut then = world.clone();
     if let Some(stack) = then.stacks.get_mut(name) {
         stack.pointer = step.pointer.clone();
     }
-    let job = JobKey {
-        stack: name.clone(),
-        tag: after.tag.clone(),
-        node: node.clone(),
-        slot: *slot,
-    };
-    let verdicts = dowding::explain(&then, &job).unwrap_or_default();
-    verdicts.iter().any(|verdict| verdict.fits)
+    dowding::would_take(&then, &job)
+}
+
+/// Asks hosts for the images of all slots that are still to be handed over, if one that the next slot
+/// needs was not asked for yet.
+fn ask_for_images(
+    world: &World,
+    name: &StackName,
+    stack: &StackWorld,
+    release: &Release,
+    (seat, host): (&Cut, HostName),
+) -> Option<Step> {
+    let next = fetch::needed(world, stack, release, seat, &host)?;
+    if stack.pointer.fetch.contains(&next) {
+        return None;
+    }
+    let others = still_to_cut(stack).into_iter().filter_map(|other| {
+        let step = cut(world, stack, other.clone());
+        let host = takes(world, name, release, &other, &step)?;
+        fetch::needed(world, stack, release, &other, &host)
+    });
+    let mut pointer = stack.pointer.clone();
+    pointer.fetch = others.chain([next.clone()]).collect();
+    if pointer.phase == Phase::Cutting {
+        pointer.enter(Phase::Cutting, world.now_ms);
+    }
+    let Fetch { host, .. } = next;
+    let event = (
+        "fetching",
+        format!("{host} fetches the image of {}.{}", seat.0, seat.1),
+    );
+    Some(Step {
+        pointer,
+        end: None,
+        event,
+    })
 }
 
 /// Nobody serves a slot whose new copy cannot start: takes the hand-over back without blaming the
 /// commit, to try again later.
 fn put_off(world: &World, stack: &StackWorld, reason: &str) -> Step {
     let mut pointer = stack.pointer.clone();
-    pointer.phase = Phase::Reverting;
-    pointer.since_ms = world.now_ms;
+    pointer.enter(Phase::Reverting, world.now_ms);
     pointer.cut = BTreeSet::new();
+    pointer.fetch = BTreeSet::new();
     pointer.reason = format!("hand-over put off: {reason}");
     let event = ("reverting", pointer.reason.clone());
     Step {
@@ -160,8 +198,7 @@ fn put_off(world: &World, stack: &StackWorld, reason: &str) -> Step {
 fn cut(world: &World, stack: &StackWorld, seat: Cut) -> Step {
     let mut pointer = stack.pointer.clone();
     let event = ("cutting", format!("hands over {}.{}", seat.0, seat.1));
-    pointer.phase = Phase::Cutting;
-    pointer.since_ms = world.now_ms;
+    pointer.enter(Phase::Cutting, world.now_ms);
     pointer.reason = String::new();
     pointer.cut.insert(seat);
     Step {
@@ -175,13 +212,13 @@ fn promote(world: &World, stack: &StackWorld, release: &Release) -> Step {
     let mut pointer = stack.pointer.clone();
     pointer.retiring = pointer.live.take();
     pointer.live = pointer.staged.take();
-    pointer.phase = Phase::Live;
-    pointer.since_ms = world.now_ms;
+    pointer.enter(Phase::Live, world.now_ms);
     pointer.cut = BTreeSet::new();
+    pointer.fetch = BTreeSet::new();
     // A newer commit that failed while this one was staged stays quarantined.
     pointer.forgive_before(&release.run);
     pointer.reason = String::new();
-    let end = Some(record(world, release, RunEnd::Live));
+    let end = Some(record(world, stack, &mut pointer, release, RunEnd::Live));
     let event = (
         "live",
         format!("{} serves: {}", release.tag, release.commit.subject),
@@ -208,10 +245,10 @@ fn fail(world: &World, stack: &StackWorld, release: &Release, failure: Failure) 
     pointer.set_aside(bad.clone());
     pointer.reverting = Some(bad);
     pointer.reason.clone_from(&failure.reason);
-    pointer.since_ms = world.now_ms;
     pointer.cut = BTreeSet::new();
+    pointer.fetch = BTreeSet::new();
     if reverting {
-        pointer.phase = Phase::Reverting;
+        pointer.enter(Phase::Reverting, world.now_ms);
         let event = ("reverting", failure.reason);
         return Step {
             pointer,
@@ -219,15 +256,14 @@ fn fail(world: &World, stack: &StackWorld, release: &Release, failure: Failure) 
             event,
         };
     }
-    ended(world, pointer, release)
+    ended(world, stack, pointer, release)
 }
 
 /// The last step of a failed release.
-fn ended(world: &World, mut pointer: Pointer, release: &Release) -> Step {
+fn ended(world: &World, stack: &StackWorld, mut pointer: Pointer, release: &Release) -> Step {
     pointer.staged = None;
-    pointer.phase = Phase::Failed;
-    pointer.since_ms = world.now_ms;
-    let mut end = record(world, release, RunEnd::Failed);
+    pointer.enter(Phase::Failed, world.now_ms);
+    let mut end = record(world, stack, &mut pointer, release, RunEnd::Failed);
     if let Some(failure) = pointer.reverting.take() {
         end.reason = failure.reason;
         end.stage = failure.stage;
@@ -256,12 +292,11 @@ fn reverted(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step>
         return None;
     }
     if stack.pointer.reverting.is_some() {
-        return Some(ended(world, stack.pointer.clone(), release));
+        return Some(ended(world, stack, stack.pointer.clone(), release));
     }
     // Put off, not failed: it stays staged.
     let mut pointer = stack.pointer.clone();
-    pointer.phase = Phase::Staging;
-    pointer.since_ms = world.now_ms;
+    pointer.enter(Phase::Staging, world.now_ms);
     let event = ("staging", pointer.reason.clone());
     Some(Step {
         pointer,
@@ -290,7 +325,16 @@ fn retired(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step> 
     })
 }
 
-fn record(world: &World, release: &Release, end: RunEnd) -> RunRecord {
+/// The one end of a run. `pointer` has left its last phase; its times go into the record.
+fn record(
+    world: &World,
+    stack: &StackWorld,
+    pointer: &mut Pointer,
+    release: &Release,
+    end: RunEnd,
+) -> RunRecord {
+    let mut stages_ms = release.stages_ms.clone();
+    stages_ms.append(&mut pointer.stages_ms);
     RunRecord {
         v: 1,
         run: release.run.clone(),
@@ -300,12 +344,32 @@ fn record(world: &World, release: &Release, end: RunEnd) -> RunRecord {
         reason: String::new(),
         stage: String::new(),
         log: Vec::new(),
-        stages_ms: vec![(
-            "rollout".to_owned(),
-            world.now_ms.saturating_sub(release.made_ms),
-        )],
+        stages_ms,
+        plan: changes(stack.live(), release),
+        placed: Vec::new(),
         ended_ms: world.now_ms,
     }
+}
+
+/// What a release makes of each node of the live one.
+fn changes(live: Option<&Release>, release: &Release) -> Vec<Change> {
+    let before = |node: &NodeName| live.and_then(|live| live.nodes.get(node));
+    let after = release.nodes.iter().map(|(name, node)| {
+        let what = match before(name) {
+            Some(before) if before.tag == node.tag => ChangeKind::Kept,
+            Some(_) => ChangeKind::Changed,
+            None => ChangeKind::New,
+        };
+        (name, what)
+    });
+    let gone = live.into_iter().flat_map(|live| live.nodes.keys());
+    let gone = gone.filter(|name| !release.nodes.contains_key(*name));
+    let all = after.chain(gone.map(|name| (name, ChangeKind::Gone)));
+    all.map(|(node, what)| Change {
+        node: node.clone(),
+        what,
+    })
+    .collect()
 }
 
 /// Whether a newer release may take the place of what is staged, and if so how the old run ends.
@@ -344,7 +408,9 @@ pub fn room(world: &World, name: &StackName, by: &Commit) -> Room {
     if !failing && waited < PREEMPT_AFTER_MS {
         return Room::Wait(format!("{} is staging", release.tag));
     }
-    let mut end = record(world, release, RunEnd::Superseded);
+    let mut pointer = stack.pointer.clone();
+    pointer.enter(Phase::Superseded, world.now_ms);
+    let mut end = record(world, stack, &mut pointer, release, RunEnd::Superseded);
     end.reason = format!("{} came", by.short());
     Room::Supersedes(Box::new(end))
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Deserialize;
 
-use crate::model::host::{Capacity, EngineState, HostRecord, Member, Readiness};
+use crate::model::host::{Capacity, EngineState, Fetch, Fetched, HostRecord, Member, Readiness};
 use crate::model::job::{
     Assignment, CounterRecord, Fault, Instance, JobKey, JobState, StateRecord,
 };
@@ -60,6 +60,8 @@ struct StackText {
     phase: Phase,
     since_ms: u64,
     cut: Vec<String>,
+    /// Hosts that were asked for every image of the staged release and have them.
+    fetched: Vec<HostName>,
     removing: bool,
     releases: BTreeMap<Tag, BTreeMap<NodeName, NodeText>>,
 }
@@ -116,8 +118,12 @@ pub fn world(text: &str) -> Result<World, String> {
     for (name, host) in text.hosts {
         add_host(&mut world, &name, host);
     }
-    for (name, stack) in text.stacks {
-        let stack = stack_world(&name, stack)?;
+    for (name, mut stack) in text.stacks {
+        let fetched = std::mem::take(&mut stack.fetched);
+        let mut stack = stack_world(&name, stack)?;
+        for host in fetched {
+            fetch_all(&mut world, &mut stack, &host);
+        }
         world.stacks.insert(name, stack);
     }
     for (n, job) in text.jobs.into_iter().enumerate() {
@@ -168,8 +174,23 @@ fn add_host(world: &mut World, name: &HostName, host: HostText) {
         version: "test".to_owned(),
         api: String::new(),
         started_ms: 0,
+        fetched: Vec::new(),
     };
     world.hosts.insert(name.clone(), record);
+}
+
+fn fetch_all(world: &mut World, stack: &mut StackWorld, host: &HostName) {
+    let staged = stack.pointer.staged.clone();
+    let procs = stack.procs.iter();
+    let staged = procs.filter(|((_, tag), _)| Some(tag) == staged.as_ref());
+    for image in staged.map(|(_, spec)| spec.image.clone()) {
+        if let Some(record) = world.hosts.get_mut(host) {
+            let (image, error) = (image.clone(), String::new());
+            record.fetched.push(Fetched { image, error });
+        }
+        let host = host.clone();
+        stack.pointer.fetch.insert(Fetch { host, image });
+    }
 }
 
 fn stack_world(name: &StackName, text: StackText) -> Result<StackWorld, String> {
@@ -234,6 +255,7 @@ fn release(
         images: BTreeMap::new(),
         external: BTreeMap::new(),
         nodes: made,
+        stages_ms: Vec::new(),
     })
 }
 

@@ -195,6 +195,7 @@ mod tests {
                 images: [(web.clone(), image(n, n))].into(),
                 external: BTreeMap::new(),
                 nodes: BTreeMap::new(),
+                stages_ms: Vec::new(),
             };
             stack.releases.insert(tag(n), release);
         }

@@ -234,6 +234,20 @@ mod properties {
         }
     }
 
+    /// Every host has what it was asked to fetch.
+    fn all_fetched(world: &mut World) {
+        let pointers = world.stacks.values().map(|stack| &stack.pointer);
+        let asked: Vec<_> = pointers.flat_map(|p| p.fetch.clone()).collect();
+        for viking::model::host::Fetch { host, image } in asked {
+            let error = String::new();
+            if let Some(record) = world.hosts.get_mut(&host) {
+                record
+                    .fetched
+                    .push(viking::model::host::Fetched { image, error });
+            }
+        }
+    }
+
     /// Every placed job becomes healthy, as with a commit that works.
     fn all_healthy(world: &mut World) {
         world.counters.clear();
@@ -297,6 +311,7 @@ mod properties {
                 prop_assert_eq!(check::plan(&world, &plan), Vec::<check::Complaint>::new());
                 apply(&mut world, &plan);
                 all_healthy(&mut world);
+                all_fetched(&mut world);
                 world.now_ms += 1_000;
                 if let Some(step) = rollout::step(&world, &name) {
                     let stack = world.stacks.get_mut(&name).unwrap();

@@ -104,6 +104,7 @@ fn release(commit: Commit, nodes: &[(&str, ReleaseNode)]) -> Release {
         images: BTreeMap::new(),
         external: BTreeMap::new(),
         nodes: nodes.collect(),
+        stages_ms: Vec::new(),
     }
 }
 
@@ -181,6 +182,7 @@ impl Scene {
             version: "0.6.0".to_owned(),
             api: "127.0.0.1:8791".to_owned(),
             started_ms: NOW,
+            fetched: Vec::new(),
         };
         self.0.hosts.insert(host_name(name), record);
         self.0.members.insert(host_name(name), Member::default());

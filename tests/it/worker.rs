@@ -10,9 +10,10 @@ use std::time::Duration;
 use rig::{Rig, job, spec, tag};
 use viking::docker::RunState;
 use viking::docker::fake::Behaviour;
+use viking::model::host::Fetched;
 use viking::model::job::{Fault, JobState};
 use viking::model::release::Phase;
-use viking::model::spec::{Expose, HealthCheck, Proto, VolumeMount};
+use viking::model::spec::{Expose, HealthCheck, ImageRef, Proto, VolumeMount};
 
 fn web() -> viking::model::spec::ContainerSpec {
     let mut spec = spec();
@@ -441,7 +442,7 @@ async fn faults_from_outside_are_told_from_the_commits_own() {
     let mut rig = Rig::start().await;
     let (pull, bad) = (job("t1", "pull", 0), job("t1", "bad", 0));
     let mut missing = spec();
-    missing.image = viking::model::spec::ImageRef::Ours {
+    missing.image = ImageRef::Ours {
         repository: "s/none".to_owned(),
         digest: "sha256:0".to_owned(),
     };
@@ -562,5 +563,35 @@ async fn a_name_that_somebody_else_has_is_no_obstacle_and_their_container_stays(
     assert_eq!(rig.container(&taken).state, RunState::Running);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(rig.engine.snapshot().len(), 2);
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_a_hand_over_needs_is_fetched_ahead_and_a_failure_is_told_and_tried_again() {
+    let mut rig = Rig::start().await;
+    let registry = rig.engine.registry().clone();
+    let digest = registry.publish("127.0.0.1:5000/s/db:b2", "db");
+    let repository = "s/db".to_owned();
+    let image = ImageRef::Ours { repository, digest };
+    registry.down(true);
+    rig.ask_to_fetch(std::slice::from_ref(&image)).await;
+    let failed = |fetched: &[Fetched]| fetched.iter().any(|f| !f.error.is_empty());
+    rig.until_fetched(failed).await;
+    registry.down(false);
+    let there = |fetched: &[Fetched]| {
+        fetched
+            .iter()
+            .any(|f| f.image == image && f.error.is_empty())
+    };
+    rig.until_fetched(there).await;
+    let pulls = rig.engine.calls()["pull"];
+    // It is there now: nothing is pulled again, not by a worker that comes back either.
+    rig.stop().await;
+    rig.restart();
+    rig.ask_to_fetch(&[]).await;
+    rig.until_fetched(<[Fetched]>::is_empty).await;
+    rig.ask_to_fetch(std::slice::from_ref(&image)).await;
+    rig.until_fetched(there).await;
+    assert_eq!(rig.engine.calls()["pull"], pulls);
     rig.stop().await;
 }

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::write::{Outcome, Unit, refuse};
 use super::{Error, Result, Tables, decode, encode};
 use crate::model::endpoint::Endpoint;
+use crate::model::history::EventRecord;
 use crate::model::host::{HostRecord, Member};
 use crate::model::job::{CounterRecord, Instance, JobKey, StateRecord};
 use crate::model::names::{HostName, StackName};
-use crate::model::release::{EventRecord, RunId};
+use crate::model::release::RunId;
 use crate::store::keys::{Key, Keys};
 use crate::store::{Compare, KeyValue, LeaseId, Op, Selector, Txn};
 

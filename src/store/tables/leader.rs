@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::write::{Outcome, Unit, refuse};
 use super::{Result, Tables, encode};
+use crate::model::history::{EventRecord, RunRecord};
 use crate::model::job::JobKey;
 use crate::model::names::{HostName, ImageName, NodeName, StackName, Tag};
 use crate::model::plan::{Plan, Start, Stop};
-use crate::model::release::{EventRecord, ImageRecord, Pointer, Release, RunId, RunRecord};
+use crate::model::release::{ImageRecord, Pointer, Release, RunId};
 use crate::model::spec::ContainerSpec;
 use crate::store::election::Leadership;
 use crate::store::keys::{Family, Key};

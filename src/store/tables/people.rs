@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::write::{Outcome, Unit, refuse};
 use super::{Result, Tables, decode, encode};
+use crate::model::history::{EventRecord, RunRecord, bounded};
 use crate::model::host::Member;
+use crate::model::job::JobKey;
 use crate::model::names::{HostName, ImageName, StackName, Tag};
-use crate::model::release::{EventRecord, ImageRecord, RunRecord, Source};
+use crate::model::plan::Start;
+use crate::model::release::{ImageRecord, RunId, Source};
 use crate::store::election::Leadership;
 use crate::store::keys::{Family, Key};
 use crate::store::{Compare, KeyValue, Op, Selector};
@@ -218,6 +221,17 @@ impl Tables {
         Ok(kvs.iter().filter_map(event).collect())
     }
 
+    /// What was placed for a run and is still on record, oldest first, as a run's end keeps it.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn placed_in(&self, stack: &StackName, run: &RunId) -> Result<Vec<Start>> {
+        let events = self.events(Some(stack)).await?;
+        let placed = events.into_iter().filter_map(|(_, event)| event.placed);
+        let of_run = placed.filter(|start| start.run == *run);
+        Ok(bounded(of_run.map(|start| *start).collect()))
+    }
+
     /// Build records, of one stack or of all.
     ///
     /// # Errors
@@ -258,30 +272,59 @@ impl Tables {
             .collect())
     }
 
-    /// Deletes the oldest history and events beyond what is kept.
+    /// Deletes the oldest history and events beyond what is kept. The event that says why a job runs
+    /// where it does stays as long as the job does.
     ///
     /// # Errors
     /// When the store has no answer, or none that counts.
     pub async fn trim(&self, leadership: &Leadership) -> Result<Outcome> {
-        let mut units = Vec::new();
-        for (family, kept) in [(Family::History, HISTORY_RUNS), (Family::Event, EVENTS_MAX)] {
-            let mut stacks: BTreeMap<StackName, BTreeSet<(i64, String)>> = BTreeMap::new();
-            for kv in self.list(self.keys.family(family)).await? {
-                if let Ok(Key::History(stack, _) | Key::Event(stack, _)) = self.keys.parse(&kv.key)
-                {
-                    stacks
-                        .entry(stack)
-                        .or_default()
-                        .insert((kv.mod_revision, kv.key));
-                }
-            }
-            for past in stacks.into_values() {
-                let excess = past.len().saturating_sub(kept);
-                let old = past.into_iter().take(excess);
-                units.extend(old.map(|(_, key)| Unit::new(Vec::new(), vec![Op::delete(key)])));
+        let mut old = self.excess(Family::History, HISTORY_RUNS).await?;
+        let events = self.excess(Family::Event, EVENTS_MAX).await?;
+        if !events.is_empty() {
+            let whys = self.whys().await?;
+            old.extend(events.into_iter().filter(|key| !whys.contains(key)));
+        }
+        let units = old
+            .into_iter()
+            .map(|key| Unit::new(Vec::new(), vec![Op::delete(key)]));
+        self.lead(leadership, units.collect()).await
+    }
+
+    /// Keys beyond so many of a stack, those written first.
+    async fn excess(&self, family: Family, kept: usize) -> Result<Vec<String>> {
+        let mut stacks: BTreeMap<StackName, BTreeSet<(i64, String)>> = BTreeMap::new();
+        for kv in self.list(self.keys.family(family)).await? {
+            if let Ok(Key::History(stack, _) | Key::Event(stack, _)) = self.keys.parse(&kv.key) {
+                let past = stacks.entry(stack).or_default();
+                past.insert((kv.mod_revision, kv.key));
             }
         }
-        self.lead(leadership, units).await
+        let old = stacks.into_values().flat_map(|past| {
+            let excess = past.len().saturating_sub(kept);
+            past.into_iter().take(excess).map(|(_, key)| key)
+        });
+        Ok(old.collect())
+    }
+
+    /// Keys of the events that say why jobs run where they do: the newest of each job placed now.
+    async fn whys(&self) -> Result<BTreeSet<String>> {
+        let runs = self.list(self.keys.family(Family::Run)).await?;
+        let placed = runs.iter().filter_map(|kv| match self.keys.parse(&kv.key) {
+            Ok(Key::Run(job)) => Some(job),
+            _ => None,
+        });
+        let placed: BTreeSet<JobKey> = placed.collect();
+        let mut events = self.list(self.keys.family(Family::Event)).await?;
+        events.sort_by_key(|kv| kv.mod_revision);
+        let whys = events.iter().filter_map(|kv| {
+            let start = readable::<EventRecord>(kv)?.placed?;
+            placed
+                .contains(&start.job)
+                .then(|| (start.job, kv.key.clone()))
+        });
+        // A later one of a job takes the place of an earlier one.
+        let newest: BTreeMap<JobKey, String> = whys.collect();
+        Ok(newest.into_values().collect())
     }
 }
 

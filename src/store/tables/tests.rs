@@ -13,13 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::model::endpoint::Endpoint;
+use crate::model::history::EventRecord;
 use crate::model::host::{EngineState, HostRecord, Member};
 use crate::model::job::{Assignment, Instance, JobKey, JobState, StateRecord};
 use crate::model::names::{HostName, StackName, Tag};
 use crate::model::plan::{Plan, Start, Stop};
-use crate::model::release::{
-    Commit, EventRecord, ImageRecord, Phase, Pointer, Release, RunId, Source,
-};
+use crate::model::release::{Commit, ImageRecord, Phase, Pointer, Release, RunId, Source};
 use crate::model::spec::{ContainerSpec, ImageRef, Proto, Settings};
 use crate::model::world::{Pin, PinKey};
 use crate::store::election::{Leadership, campaign};
@@ -93,6 +92,7 @@ fn release(text: &str, digest: &str) -> Release {
         images: BTreeMap::from([("src".parse().unwrap(), record(digest))]),
         external: BTreeMap::new(),
         nodes: BTreeMap::new(),
+        stages_ms: Vec::new(),
     }
 }
 
@@ -324,6 +324,29 @@ async fn the_past_is_bounded_and_secrets_are_not_dumped() {
     let t = tables().await;
     let l = lead(&t).await;
     let run = RunId::new(1, 1);
+    let (here, gone) = (job(0), job(1));
+    let key = t.keys().text(&Key::Run(here.clone()));
+    write(&t, vec![Op::put(key, "alpha")]).await;
+    // Placed twice: only the last says why it is where it is.
+    for (job, reason) in [(&here, "before"), (&here, "now"), (&gone, "gone")] {
+        let placed = Start {
+            job: job.clone(),
+            run: run.clone(),
+            host: host("alpha"),
+            reason: reason.to_owned(),
+            verdicts: Vec::new(),
+        };
+        let event = EventRecord {
+            v: 1,
+            at_ms: 1,
+            who: "leader".to_owned(),
+            about: job.short(),
+            what: "placed".to_owned(),
+            why: reason.to_owned(),
+            placed: Some(Box::new(placed)),
+        };
+        t.event(&stack(), &run, &event).await.unwrap();
+    }
     for n in 0..520 {
         let (who, about, what, why) = ("h".into(), "web".into(), "drift".into(), n.to_string());
         let event = EventRecord {
@@ -339,12 +362,15 @@ async fn the_past_is_bounded_and_secrets_are_not_dumped() {
     }
     t.trim(&l).await.unwrap();
     let events = t.events(Some(&stack())).await.unwrap();
-    assert_eq!(events.len(), 500);
+    assert_eq!(events.len(), 501);
+    assert_eq!(events[0].1.why, "now");
+    let placed = t.placed_in(&stack(), &run).await.unwrap();
+    assert_eq!((placed.len(), &*placed[0].reason), (1, "now"));
     assert_eq!(
         events.last().map(|(_, event)| event.why.as_str()),
         Some("519")
     );
-    assert_eq!(t.events(None).await.unwrap().len(), 500);
+    assert_eq!(t.events(None).await.unwrap().len(), 501);
     write(
         &t,
         vec![

@@ -3,7 +3,7 @@
 
 use viking::docker::Error;
 use viking::docker::fake::{ANY, FakeEngine};
-use viking::model::release::RunEnd;
+use viking::model::history::RunEnd;
 use viking::store::keys::Key;
 use viking::store::{Op, Txn};
 

@@ -1,6 +1,6 @@
 //! Leaders come and go between any two transactions.
 
-use viking::model::release::RunEnd;
+use viking::model::history::RunEnd;
 
 use super::{Cluster, s};
 

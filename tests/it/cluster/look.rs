@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use viking::docker::{Container, RunState, label};
+use viking::model::history::{RunEnd, RunRecord};
 use viking::model::job::{JobKey, JobState};
 use viking::model::names::{StackName, Tag};
-use viking::model::release::{RunEnd, RunRecord};
 use viking::model::world::{StackWorld, World};
 use viking::schedule::wanted::wanted;
 use viking::wake::now_ms;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use viking::model::history::RunEnd;
 use viking::model::job::JobState;
-use viking::model::release::RunEnd;
 
 use super::{Cluster, name, s};
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use viking::docker::fake::ANY;
 use viking::docker::{Container, Error, RunState, label};
+use viking::model::history::RunEnd;
 use viking::model::names::Tag;
-use viking::model::release::{Phase, RunEnd};
+use viking::model::release::Phase;
 
 use super::{Cluster, name, s};
 

@@ -10,8 +10,9 @@ use viking::build::fake_registry::FakeManifests;
 use viking::config::Config;
 use viking::docker::Container;
 use viking::leader::{self, Parts};
+use viking::model::history::{ChangeKind, RunEnd};
 use viking::model::names::Tag;
-use viking::model::release::{Pointer, RunEnd, Source};
+use viking::model::release::{Pointer, Source};
 use viking::model::world::World;
 use viking::store::election;
 use viking::store::keys::Key;
@@ -332,4 +333,59 @@ async fn a_fixed_port_goes_to_another_node_in_two_commits() {
         (tag(&fourth), RunEnd::Live),
     ];
     assert_eq!(followed.ends().await, ends);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_record_of_a_run_holds_its_times_its_plan_and_the_verdicts() {
+    let followed = Followed::start().await;
+    let first = followed.repo.commit("one", &[("viking.yml", &web("v1"))]);
+    followed.add().await;
+    followed.until_live(&first).await;
+    let both = web("v2") + "  db: {image: db, run: v1}\n";
+    let second = followed.repo.commit("two", &[("viking.yml", &both)]);
+    followed.ask("sync").await;
+    followed.until_live(&second).await;
+    let bad = followed
+        .repo
+        .commit("bad", &[("viking.yml", "viking: {name: shop}\nbogus: 1\n")]);
+    followed.ask("sync").await;
+    let failed = |pointer: &Pointer| pointer.quarantine.is_some();
+    followed.until("the bad commit has failed", failed).await;
+    let records = followed.cluster.history("shop").await;
+    let of = |commit: &Commit| records.iter().find(|r| r.commit.id == commit.0).unwrap();
+    let stages = |commit: &Commit| -> Vec<String> {
+        let stages = of(commit).stages_ms.iter();
+        stages.map(|(stage, _)| stage.clone()).collect()
+    };
+    let whole = ["fetch", "parse", "build", "turn", "staging"];
+    assert_eq!(
+        (stages(&first), stages(&second)),
+        (
+            whole.map(str::to_owned).into(),
+            whole.map(str::to_owned).into()
+        )
+    );
+    assert_eq!(stages(&bad), ["fetch", "parse"]);
+    let record = of(&second);
+    let plan: Vec<_> = record
+        .plan
+        .iter()
+        .map(|c| (c.node.to_string(), c.what))
+        .collect();
+    let expected = [
+        ("db".to_owned(), ChangeKind::New),
+        ("web".to_owned(), ChangeKind::Changed),
+    ];
+    assert_eq!(plan, expected);
+    let placed = record.placed.iter().map(|start| start.job.node.as_str());
+    assert_eq!(
+        placed.collect::<std::collections::BTreeSet<_>>(),
+        ["db", "web"].into()
+    );
+    assert!(
+        record
+            .placed
+            .iter()
+            .all(|start| start.verdicts.iter().any(|v| v.fits))
+    );
 }

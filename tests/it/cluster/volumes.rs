@@ -2,9 +2,10 @@
 //! never without their volume.
 
 use viking::docker::RunState;
+use viking::model::history::RunEnd;
 use viking::model::host::Readiness;
 use viking::model::names::Tag;
-use viking::model::release::{Phase, RunEnd};
+use viking::model::release::Phase;
 use viking::model::world::PinKey;
 
 use super::{Cluster, name, s};
@@ -30,6 +31,25 @@ async fn an_exclusive_slot_is_handed_over_within_one_stop_and_one_start() {
     assert!(client.longest_gap() < s(1), "{:?}", client.longest_gap());
     assert_eq!(cluster.ids("web"), web);
     // Two containers on one volume would be a violation.
+    assert_eq!(cluster.violations(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_pull_is_over_before_the_old_copy_stops() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.go_live(DATA).await;
+    let client = cluster.client("data", "db");
+    for host in &cluster.hosts {
+        host.engine.latency("pull", s(30));
+    }
+    let pulls = cluster.calls("pull");
+    let other = DATA.replace("db: {image: db, run: v1", "db: {image: other, run: v2");
+    cluster.go_live(&other).await;
+    assert!(
+        cluster.calls("pull") > pulls,
+        "the new copy's image is not here yet"
+    );
+    assert!(client.longest_gap() < s(1), "{:?}", client.longest_gap());
     assert_eq!(cluster.violations(), Vec::<String>::new());
 }
 

@@ -16,6 +16,7 @@ use viking::deploy::worker::{self, Worker};
 use viking::docker::fake::FakeEngine;
 use viking::docker::{Container, RunState, SharedEngine};
 use viking::model::endpoint::{Endpoint, ListenRequest};
+use viking::model::host::{Fetch, Fetched};
 use viking::model::job::{CounterRecord, Instance, JobKey, JobState, StateRecord};
 use viking::model::names::{HostName, NodeName, StackName, Tag};
 use viking::model::release::{Commit, NodeKind, Phase, Pointer, Release, ReleaseNode, RunId};
@@ -240,6 +241,7 @@ impl Rig {
             images: BTreeMap::new(),
             external: BTreeMap::new(),
             nodes: nodes.collect(),
+            stages_ms: Vec::new(),
         };
         let value = serde_json::to_vec(&release).expect("json");
         self.put(Key::Release(stack(), tag(at)), value).await;
@@ -263,6 +265,36 @@ impl Rig {
         };
         let value = serde_json::to_vec(&pointer).expect("json");
         self.put(Key::Pointer(stack()), value).await;
+    }
+
+    /// Asks this host for images, as the pointer of a release does before a hand-over.
+    pub(super) async fn ask_to_fetch(&self, images: &[ImageRef]) {
+        let fetch = images.iter().map(|image| Fetch {
+            host: host(),
+            image: image.clone(),
+        });
+        let pointer = Pointer {
+            v: 1,
+            fetch: fetch.collect(),
+            ..Pointer::default()
+        };
+        let value = serde_json::to_vec(&pointer).expect("json");
+        self.put(Key::Pointer(stack()), value).await;
+    }
+
+    /// Waits until the host has answered for so many images, which it does under its lease.
+    pub(super) async fn until_fetched(&self, holds: impl Fn(&[Fetched]) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let world = self.tables.world(0).await.expect("the store works");
+            let record = world.hosts.get(&host());
+            let fetched = record.map_or(&[][..], |record| &record.fetched);
+            if holds(fetched) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{fetched:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Read past the fault.
