@@ -248,11 +248,12 @@ impl Desk {
             true => container.started_ms.min(now_ms),
             false => now_ms,
         };
-        let mut life = Life::new(began_ms);
+        let check = health::check(&desired.spec, container.health.is_some());
+        let mut life = Life::new(began_ms, health::steady_ms(&desired.spec, &check));
         life.verdict = verdict;
         let patient = Patient {
             engine: Arc::clone(&self.ops.engine),
-            check: health::check(&desired.spec, container.health.is_some()),
+            check,
             network: desired.network.clone(),
             health: desired.spec.settings.health.clone(),
             clock: self.ops.clock,

@@ -16,8 +16,6 @@ use crate::store::LeaseId;
 use crate::store::tables::Tables;
 use crate::wake::{self, Bell};
 
-/// Time to live of a host: short, so that its jobs can move soon after it is gone.
-pub const LEASE_TTL: Duration = Duration::from_secs(3);
 /// Between two looks at the engine.
 const ENGINE_EVERY: Duration = Duration::from_secs(3);
 /// Between two questions what it is, while it answers: it may have been replaced by a newer one.

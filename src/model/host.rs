@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::names::HostName;
 use super::spec::ImageRef;
+
+/// Time to live of a host's lease: short, so that its jobs can move soon after it is gone.
+pub const LEASE_TTL: Duration = Duration::from_secs(3);
 
 /// Whether a host may be given jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -34,6 +34,24 @@ pub struct Start {
     pub reason: String,
     /// What the rules said of every host.
     pub verdicts: Vec<Verdict>,
+    /// Placed beside the copy that answers, which goes on until this one is healthy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
+}
+
+/// Another copy of a job answers for it from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flip {
+    /// The job.
+    pub job: JobKey,
+    /// The run it belongs to.
+    pub run: RunId,
+    /// Who answered.
+    pub from: HostName,
+    /// Who does.
+    pub to: HostName,
+    /// Why, in words.
+    pub reason: String,
 }
 
 /// A placement taken away.
@@ -65,6 +83,8 @@ pub struct Plan {
     pub kept: Vec<JobKey>,
     /// New placements.
     pub start: Vec<Start>,
+    /// Jobs that another of their copies answers for now.
+    pub flip: Vec<Flip>,
     /// Placements that end.
     pub stop: Vec<Stop>,
     /// Wanted jobs that wait for another job.
@@ -84,6 +104,7 @@ impl Plan {
     pub fn without(mut self, stacks: &BTreeSet<StackName>) -> Self {
         self.start
             .retain(|start| !stacks.contains(&start.job.stack));
+        self.flip.retain(|flip| !stacks.contains(&flip.job.stack));
         self.stop
             .retain(|stop| !stacks.contains(&stop.placement.job.stack));
         self.pins
@@ -94,6 +115,9 @@ impl Plan {
     /// Whether the store would not change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.start.is_empty() && self.stop.is_empty() && self.pins.is_empty()
+        self.start.is_empty()
+            && self.flip.is_empty()
+            && self.stop.is_empty()
+            && self.pins.is_empty()
     }
 }

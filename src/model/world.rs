@@ -97,6 +97,9 @@ pub struct World {
     pub members: BTreeMap<HostName, Member>,
     /// Machines that are alive.
     pub hosts: BTreeMap<HostName, HostRecord>,
+    /// Members whose lease has ended and whose loss is not doubted: what can move from them does.
+    /// Not on record; the leader judges it by its own clock.
+    pub lost: BTreeSet<HostName>,
     /// Placements, by job then host: two hosts while a job moves.
     pub assignments: BTreeMap<(JobKey, HostName), Assignment>,
     /// Who answers for a job.
@@ -119,6 +122,26 @@ impl World {
     pub fn placement(&self, job: &JobKey) -> Option<&Assignment> {
         let host = self.run.get(job)?;
         self.assignments.get(&(job.clone(), host.clone()))
+    }
+
+    /// Whether nothing is to be expected of a host any more: it is lost, or people have forgotten it.
+    #[must_use]
+    pub fn is_lost(&self, host: &HostName) -> bool {
+        self.lost.contains(host) || !self.members.contains_key(host)
+    }
+
+    /// The placement of a job on a host, whoever answers for it.
+    #[must_use]
+    pub fn placed_on(&self, job: &JobKey, host: &HostName) -> Option<&Assignment> {
+        self.assignments.get(&(job.clone(), host.clone()))
+    }
+
+    /// Placements of a job beside the one that answers for it.
+    pub fn beside<'a>(&'a self, job: &'a JobKey) -> impl Iterator<Item = &'a Assignment> {
+        let answers = self.run.get(job);
+        let all = self.members.keys();
+        let others = all.filter(move |host| Some(*host) != answers);
+        others.filter_map(move |host| self.placed_on(job, host))
     }
 
     /// What its host last saw of a placement; `None` when it saw another instance or nothing.

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::relocate;
 use super::wanted::{Role, Wanted, wanted};
 use crate::model::job::JobKey;
 use crate::model::names::StackName;
-use crate::model::plan::{Plan, Start};
+use crate::model::plan::{Flip, Plan, Start};
 use crate::model::world::{PinKey, World};
 
 /// Something wrong with what a plan says of one stack.
@@ -38,10 +39,11 @@ pub fn sound(world: &World, made: Plan) -> (Plan, Vec<Complaint>) {
 /// Everything wrong with a plan; empty when all of it may be written.
 #[must_use]
 pub fn plan(world: &World, plan: &Plan) -> Vec<Complaint> {
-    let checks: [fn(&World, &Plan) -> Vec<Complaint>; 5] = [
+    let checks: [fn(&World, &Plan) -> Vec<Complaint>; 6] = [
         one_bucket,
         nothing_frozen,
         no_double_seat,
+        moves_lose_nothing,
         pins_kept,
         only_living_hosts,
     ];
@@ -90,14 +92,52 @@ fn nothing_frozen(world: &World, plan: &Plan) -> Vec<Complaint> {
         .collect()
 }
 
-/// A job is started at most once, and never while it has a placement.
+/// A job is started at most once, and never while it has a placement: unless that ends because its
+/// host is lost, or the new one is to take over from it and may run beside it.
 fn no_double_seat(world: &World, plan: &Plan) -> Vec<Complaint> {
     let mut seen = BTreeSet::new();
+    let twice = |start: &&Start| {
+        let Some(placed) = world.placement(&start.job) else {
+            return start.beside;
+        };
+        let ends = plan.stop.iter().any(|stop| stop.placement == *placed);
+        !start.beside && !(ends && world.is_lost(&placed.host))
+    };
     plan.start
         .iter()
-        .filter(|start| !seen.insert(&start.job) || world.placement(&start.job).is_some())
+        .filter(|start| !seen.insert(&start.job) || twice(start))
         .map(|Start { job, .. }| Complaint::of(job, format!("{job} would run twice")))
         .collect()
+}
+
+/// Another copy answers only if it works, or if there is nobody else; of what may run only once
+/// there is never a second copy.
+fn moves_lose_nothing(world: &World, plan: &Plan) -> Vec<Complaint> {
+    let unready = plan.flip.iter().filter(|flip| {
+        let works = |placed| relocate::serves(world, placed);
+        let to = world.placed_on(&flip.job, &flip.to);
+        !to.is_some_and(works) && !world.is_lost(&flip.from)
+    });
+    let unready = unready.map(|flip| {
+        let Flip { job, to, .. } = flip;
+        Complaint::of(
+            job,
+            format!("{job} would move to {to}, where it does not work"),
+        )
+    });
+    let exclusive: BTreeSet<JobKey> = world
+        .stacks
+        .iter()
+        .flat_map(|(name, stack)| wanted(name, stack))
+        .filter(|wanted| relocate::stays(wanted.node).is_some())
+        .map(|wanted| wanted.job)
+        .collect();
+    let second = plan.start.iter().filter(|start| start.beside);
+    let second = second.filter(|start| exclusive.contains(&start.job));
+    let second = second.map(|Start { job, .. }| {
+        Complaint::of(job, format!("{job} may run only once, and would be moved"))
+    });
+    unready.chain(second).collect()
 }
 
 /// A pinned slot starts on its host or not at all. (A pin that an older release left behind does not

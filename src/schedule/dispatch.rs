@@ -1,12 +1,14 @@
 //! The loop around `dowding`: read the world, plan, check, write. Runs on the leader only. What the
 //! checks refuse of one stack holds up no other.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{check, dowding};
+use super::losses::{Judgement, Losses, Signs};
+use super::{check, dowding, relocate};
+use crate::model::host::LEASE_TTL;
 use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::tables::Tables;
@@ -22,14 +24,54 @@ pub async fn run(
     ear: Ear,
     shutdown: CancellationToken,
 ) {
+    let losses = Mutex::new(Watch::default());
     wake::run("dispatch", INTERVAL, ear, shutdown, || {
-        step(&tables, &leadership)
+        step(&tables, &leadership, &losses)
     })
     .await;
 }
 
-async fn step(tables: &Tables, leadership: &Leadership) -> anyhow::Result<Next> {
-    let world = tables.world(now_ms()).await?;
+/// What dispatch remembers between two steps.
+#[derive(Default)]
+struct Watch {
+    losses: Losses,
+    /// What was said last of hosts that are gone.
+    said: String,
+}
+
+impl Watch {
+    fn judge(&mut self, world: &World, tables: &Tables, leadership: &Leadership) -> Judgement {
+        let signs = Signs {
+            now: leadership.since().elapsed(),
+            leads_since: Duration::ZERO,
+            stalled: tables.stalled_within(LEASE_TTL),
+        };
+        let judgement = self.losses.judge(world, signs);
+        let lost: Vec<_> = judgement.lost.iter().map(|host| host.as_str()).collect();
+        let say = match (&judgement.held, &lost[..]) {
+            (Some(held), _) => held.clone(),
+            (None, []) => String::new(),
+            (None, lost) => format!("lost, so what can move does: {}", lost.join(", ")),
+        };
+        if say != self.said && !say.is_empty() {
+            tracing::warn!("{say}");
+        }
+        self.said = say;
+        judgement
+    }
+}
+
+async fn step(
+    tables: &Tables,
+    leadership: &Leadership,
+    watch: &Mutex<Watch>,
+) -> anyhow::Result<Next> {
+    let mut world = tables.world(now_ms()).await?;
+    let judgement = {
+        let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+        watch.judge(&world, tables, leadership)
+    };
+    world.lost = judgement.lost;
     let (plan, complaints) = check::sound(&world, dowding::plan(&world));
     for check::Complaint { stack, what } in &complaints {
         tracing::warn!(%stack, "nothing of it is planned, which would break an invariant: {what}");
@@ -38,16 +80,24 @@ async fn step(tables: &Tables, leadership: &Leadership) -> anyhow::Result<Next> 
         for start in &plan.start {
             tracing::info!(job = %start.job, host = %start.host, "start: {}", start.reason);
         }
+        for flip in &plan.flip {
+            tracing::info!(job = %flip.job, from = %flip.from, to = %flip.to, "moved: {}", flip.reason);
+        }
         for stop in &plan.stop {
             tracing::info!(job = %stop.placement.job, host = %stop.placement.host, "stop: {}", stop.reason);
         }
         tables.assign(leadership, &plan).await?;
     }
-    Ok(next_look(&world))
+    Ok(next_look(&world, judgement.again))
 }
 
-/// Draining ends by the clock, so somebody must look then.
-fn next_look(world: &World) -> Next {
+/// Draining ends by the clock, and so do doubts: somebody must look then.
+fn next_look(world: &World, doubts: Option<Duration>) -> Next {
+    let moved = world
+        .assignments
+        .values()
+        .filter_map(|placed| relocate::drain_left_ms(world, placed))
+        .map(|left| left + 1);
     let left = world
         .stacks
         .values()
@@ -56,9 +106,10 @@ fn next_look(world: &World) -> Next {
             let waited = world.now_ms.saturating_sub(stack.pointer.since_ms);
             [dowding::DRAIN_MS, dowding::DRAIN_MS_MAX].map(|end| end.saturating_sub(waited) + 1)
         })
+        .chain(moved)
         .filter(|left| *left > 1)
+        .map(Duration::from_millis)
+        .chain(doubts)
         .min();
-    left.map_or(Next::OnChange, |left| {
-        Next::After(Duration::from_millis(left))
-    })
+    left.map_or(Next::OnChange, Next::After)
 }

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::place::{Candidate, Load, place};
+use super::relocate::{self, Leave};
 use super::wanted::{
     Role, Wanted, any_healthy, hands_over, healthy, own_links, stack_map, staged_now, takes_over,
     wanted,
 };
 use crate::model::job::{Assignment, JobKey, Seat};
 use crate::model::names::{HostName, NodeName, StackName};
-use crate::model::plan::{Plan, Start, Stop, Unplaced, Verdict};
+use crate::model::plan::{Flip, Plan, Start, Stop, Unplaced, Verdict};
 use crate::model::release::{Phase, Release, ReleaseNode, RunId};
 use crate::model::resolve::{self, StackMap};
 use crate::model::spec::LinkTarget;
@@ -68,6 +69,8 @@ pub(super) struct Planner<'a> {
     pub(super) loads: BTreeMap<HostName, Load>,
     pins: BTreeMap<PinKey, HostName>,
     wanted: BTreeMap<JobKey, &'a ReleaseNode>,
+    /// Copies beside the one that answers, which are on their way to take over.
+    moving: BTreeSet<(JobKey, HostName)>,
     plan: Plan,
 }
 
@@ -84,6 +87,7 @@ impl<'a> Planner<'a> {
             loads: BTreeMap::new(),
             pins,
             wanted: BTreeMap::new(),
+            moving: BTreeSet::new(),
             plan: Plan {
                 now_ms: world.now_ms,
                 ..Plan::default()
@@ -105,7 +109,9 @@ impl<'a> Planner<'a> {
     /// Whether a job of the retiring release is wanted no longer: drained, or gone by itself.
     fn let_go(&self, stack: &StackWorld, wanted: &Wanted<'_>, all: &[Wanted<'_>]) -> bool {
         wanted.role == Role::Retiring
-            && (self.world.placement(&wanted.job).is_none() || self.drained(stack, wanted, all))
+            && self.world.placement(&wanted.job).is_none_or(|placed| {
+                self.world.is_lost(&placed.host) || self.drained(stack, wanted, all)
+            })
     }
 
     /// Loads of what holds room already, and failures. A job that is no longer wanted holds its
@@ -143,31 +149,95 @@ impl<'a> Planner<'a> {
     }
 
     fn job(&mut self, stack: &StackWorld, wanted: &Wanted<'_>) {
-        if self.world.placement(&wanted.job).is_some() {
-            self.plan.kept.push(wanted.job.clone());
-            self.pin_if_due(wanted);
-            return;
+        let Some(placed) = self.world.placement(&wanted.job) else {
+            return self.unplaced(stack, wanted, None);
+        };
+        match relocate::leave(self.world, wanted, placed) {
+            Leave::Not => {
+                self.plan.kept.push(wanted.job.clone());
+                self.pin_if_due(wanted);
+            }
+            Leave::Lost => self.lost(stack, wanted, placed),
+            Leave::Drain => self.drain(wanted, placed),
         }
-        if let Some(reason) = self.waits_for(stack, wanted) {
-            let verdicts = Vec::new();
-            self.plan.waiting.push(Unplaced {
-                job: wanted.job.clone(),
+    }
+
+    /// A job that needs a host. `lost` is the placement it cannot go on with.
+    fn unplaced(&mut self, stack: &StackWorld, wanted: &Wanted<'_>, lost: Option<&Assignment>) {
+        let unplaced = |reason: String, verdicts| {
+            let reason = lost.map_or(reason.clone(), |lost| {
+                format!("{} is lost: {reason}", lost.host)
+            });
+            let job = wanted.job.clone();
+            Unplaced {
+                job,
                 reason,
                 verdicts,
-            });
+            }
+        };
+        if let Some(reason) = self.waits_for(stack, wanted) {
+            self.plan.waiting.push(unplaced(reason, Vec::new()));
             return;
         }
         match self.choose(wanted) {
-            (Some(host), verdicts) => self.start(wanted, host, verdicts),
+            (Some(host), verdicts) => {
+                self.plan.stop.extend(lost.map(|placement| Stop {
+                    placement: placement.clone(),
+                    reason: format!("{} is lost", placement.host),
+                }));
+                self.start(wanted, host, verdicts, false);
+            }
             (None, verdicts) => {
                 let reason = blocked_reason(&verdicts);
-                self.plan.blocked.push(Unplaced {
-                    job: wanted.job.clone(),
-                    reason,
-                    verdicts,
-                });
+                self.plan.blocked.push(unplaced(reason, verdicts));
             }
         }
+    }
+
+    /// The host is gone: a copy that was on its way elsewhere takes over, else there is a new one.
+    fn lost(&mut self, stack: &StackWorld, wanted: &Wanted<'_>, placed: &Assignment) {
+        let world = self.world;
+        let mut others = world.beside(&wanted.job);
+        match others.find(|other| !world.is_lost(&other.host)) {
+            Some(other) => {
+                self.plan.kept.push(wanted.job.clone());
+                let reason = format!("{} is lost", placed.host);
+                self.flip(wanted, placed, other, reason);
+            }
+            None => self.unplaced(stack, wanted, Some(placed)),
+        }
+    }
+
+    /// The host gives its jobs away: a new copy first, then it answers, then the old one ends.
+    fn drain(&mut self, wanted: &Wanted<'_>, placed: &Assignment) {
+        let world = self.world;
+        let other = world
+            .beside(&wanted.job)
+            .find(|other| relocate::goes_on(world, other));
+        if let Some(other) = other {
+            self.moving.insert((other.job.clone(), other.host.clone()));
+            self.plan.kept.push(wanted.job.clone());
+            if relocate::serves(world, other) {
+                let reason = format!("{} is drained", placed.host);
+                self.flip(wanted, placed, other, reason);
+            }
+            return;
+        }
+        match self.choose(wanted) {
+            (Some(host), verdicts) => self.start(wanted, host, verdicts, true),
+            (None, _) => self.plan.kept.push(wanted.job.clone()),
+        }
+    }
+
+    fn flip(&mut self, wanted: &Wanted<'_>, from: &Assignment, to: &Assignment, reason: String) {
+        self.moving.insert((to.job.clone(), to.host.clone()));
+        self.plan.flip.push(Flip {
+            job: wanted.job.clone(),
+            run: self.run_of(&wanted.job),
+            from: from.host.clone(),
+            to: to.host.clone(),
+            reason,
+        });
     }
 
     /// The job this one waits for, in words.
@@ -251,7 +321,7 @@ impl<'a> Planner<'a> {
         Some((host.clone(), "takes over from the copy there".to_owned()))
     }
 
-    fn start(&mut self, wanted: &Wanted<'_>, host: HostName, verdicts: Vec<Verdict>) {
+    fn start(&mut self, wanted: &Wanted<'_>, host: HostName, verdicts: Vec<Verdict>, beside: bool) {
         if !held(self.world, &wanted.job) {
             let load = self.loads.entry(host.clone()).or_default();
             load.add(&wanted.job, wanted.node);
@@ -259,19 +329,21 @@ impl<'a> Planner<'a> {
         self.pin(wanted, &host);
         let chosen = verdicts.iter().find(|v| v.host == host);
         let reason = chosen.map_or_else(String::new, |v| v.reason.clone());
-        let pointer = self
-            .world
-            .stacks
-            .get(&wanted.job.stack)
-            .map(|stack| &stack.pointer);
-        let run = pointer.and_then(|pointer| pointer.run.clone());
         self.plan.start.push(Start {
             job: wanted.job.clone(),
-            run: run.unwrap_or_else(|| RunId::new(self.world.now_ms, 0)),
+            run: self.run_of(&wanted.job),
             host,
             reason,
             verdicts,
+            beside,
         });
+    }
+
+    /// The run that brought a job's stack where it is.
+    fn run_of(&self, job: &JobKey) -> RunId {
+        let stack = self.world.stacks.get(&job.stack);
+        let run = stack.and_then(|stack| stack.pointer.run.clone());
+        run.unwrap_or_else(|| RunId::new(self.world.now_ms, 0))
     }
 
     fn pin_if_due(&mut self, wanted: &Wanted<'_>) {
@@ -306,10 +378,17 @@ impl<'a> Planner<'a> {
     fn unwanted(&mut self) {
         for assignment in self.world.assignments.values() {
             let job = &assignment.job;
-            let runs_here = self.world.run.get(job) == Some(&assignment.host);
-            if self.world.frozen_stacks.contains(&job.stack)
-                || (self.wanted.contains_key(job) && runs_here)
-            {
+            let seat = (job.clone(), assignment.host.clone());
+            let told = self
+                .plan
+                .stop
+                .iter()
+                .any(|stop| stop.placement == *assignment);
+            let stays = self.wanted.contains_key(job)
+                && (self.world.run.get(job) == Some(&assignment.host)
+                    || self.moving.contains(&seat)
+                    || relocate::still_drains(self.world, assignment));
+            if self.world.frozen_stacks.contains(&job.stack) || told || stays {
                 continue;
             }
             let reason = stop_reason(self.world, assignment, self.wanted.contains_key(job));
@@ -395,7 +474,7 @@ fn node_of<'a>(world: &'a World, job: &JobKey) -> Option<&'a ReleaseNode> {
 
 fn stop_reason(world: &World, assignment: &Assignment, wanted: bool) -> String {
     if wanted {
-        return "runs on another host now".to_owned();
+        return "another copy answers for it".to_owned();
     }
     let Some(stack) = world.stacks.get(&assignment.job.stack) else {
         return "its stack is gone".to_owned();

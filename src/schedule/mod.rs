@@ -2,9 +2,10 @@
 //! from staged to live. The decisions are pure; the two loops around them are thin.
 //!
 //! `compose` → what a commit changes · `squeeze` → what has no room beside its live copy ·
-//! `moves` → what it may not do at once · `wanted` → which jobs · `place` → which host · `dowding` →
-//! the plan · `check` → invariants of a plan · `rollout` → the pointer's next step · `fetch` → what must be there before it · `dispatch` and
-//! `roll` → the loops · `sweep` → what nobody can need any more.
+//! `moves` → what it may not do at once · `wanted` → which jobs · `losses` → which hosts are lost ·
+//! `relocate` → which jobs must leave theirs · `place` → which host · `dowding` → the plan ·
+//! `check` → invariants of a plan · `rollout` → the pointer's next step · `fetch` → what must be
+//! there before it · `dispatch` and `roll` → the loops · `sweep` → what nobody can need any more.
 
 pub mod check;
 pub mod compose;
@@ -12,8 +13,10 @@ pub mod dispatch;
 pub mod dowding;
 pub mod fetch;
 pub mod judge;
+pub mod losses;
 pub mod moves;
 pub mod place;
+pub mod relocate;
 pub mod roll;
 pub mod rollout;
 pub mod script;

@@ -12,7 +12,7 @@ use crate::model::job::{
     Assignment, CounterRecord, Fault, Instance, JobKey, JobState, StateRecord,
 };
 use crate::model::names::{HostName, NodeName, StackName, Tag, VolumeName};
-use crate::model::plan::Plan;
+use crate::model::plan::{Flip, Plan};
 use crate::model::release::{
     Commit, Filter, FilterRule, NodeKind, Phase, Pointer, Release, ReleaseNode, RunId, Source,
 };
@@ -45,7 +45,12 @@ struct HostText {
     cpu_millis: u64,
     memory_mb: u64,
     tags: BTreeSet<String>,
+    /// Its lease has ended.
     dead: bool,
+    /// And nobody doubts it.
+    lost: bool,
+    /// People have said that it is gone for good.
+    forgotten: bool,
     engine_down: bool,
     readiness: Readiness,
 }
@@ -96,6 +101,9 @@ struct JobText {
     since_ms: u64,
     #[serde(default)]
     failures: u32,
+    /// Another copy answers for the job.
+    #[serde(default)]
+    beside: bool,
     /// When the last one was; now if it is not said.
     failed_ms: Option<u64>,
     #[serde(default)]
@@ -154,8 +162,14 @@ fn add_host(world: &mut World, name: &HostName, host: HostText) {
         readiness: host.readiness,
         joined_ms: 0,
     };
+    if host.forgotten {
+        return;
+    }
     world.members.insert(name.clone(), member);
-    if host.dead {
+    if host.lost {
+        world.lost.insert(name.clone());
+    }
+    if host.dead || host.lost {
         return;
     }
     let engine = if host.engine_down {
@@ -394,7 +408,9 @@ fn add_job(world: &mut World, instance: i64, text: JobText) -> Result<(), String
     world
         .assignments
         .insert((job.clone(), host.clone()), assignment);
-    world.run.insert(job.clone(), host.clone());
+    if !text.beside {
+        world.run.insert(job.clone(), host.clone());
+    }
     if text.failures > 0 {
         let counter = CounterRecord {
             tries: 0,
@@ -441,9 +457,14 @@ pub fn plan_text(plan: &Plan) -> String {
         line(&mut text, format_args!("keep    {job}"));
     }
     for start in &plan.start {
+        let beside = if start.beside {
+            ", beside the one there is"
+        } else {
+            ""
+        };
         line(
             &mut text,
-            format_args!("start   {} on {}", start.job, start.host),
+            format_args!("start   {} on {}{beside}", start.job, start.host),
         );
         for verdict in &start.verdicts {
             line(
@@ -451,6 +472,19 @@ pub fn plan_text(plan: &Plan) -> String {
                 format_args!("          {}: {}", verdict.host, verdict.reason),
             );
         }
+    }
+    for flip in &plan.flip {
+        let Flip {
+            job,
+            from,
+            to,
+            reason,
+            ..
+        } = flip;
+        line(
+            &mut text,
+            format_args!("flip    {job} from {from} to {to}: {reason}"),
+        );
     }
     for stop in &plan.stop {
         let Assignment { job, host, .. } = &stop.placement;

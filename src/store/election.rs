@@ -25,6 +25,7 @@ pub struct Leadership {
     key: String,
     create_revision: i64,
     lease: LeaseId,
+    since: Instant,
     kept: Arc<Kept>,
     _stop: DropGuard,
 }
@@ -62,6 +63,12 @@ impl Leadership {
     #[must_use]
     pub fn create_revision(&self) -> i64 {
         self.create_revision
+    }
+
+    /// Since when, by the monotonic clock.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.since
     }
 
     /// Fires when leadership has ended or may have ended.
@@ -211,6 +218,7 @@ async fn stand(
         key: key.to_owned(),
         create_revision,
         lease,
+        since: Instant::now(),
         kept,
         _stop: stop.drop_guard(),
     }))

@@ -4,6 +4,7 @@
 pub mod election;
 pub mod keys;
 pub mod local;
+pub mod pulse;
 pub mod tables;
 
 use std::sync::Arc;

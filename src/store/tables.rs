@@ -15,11 +15,13 @@ mod write;
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{Key, Keys};
+use super::pulse::Pulse;
 use super::{Committed, Compare, KeyValue, Op, Selector, SharedStore, Snapshot, Txn};
 use crate::model::world::World;
 
@@ -93,6 +95,7 @@ struct Cluster {
 #[derive(Debug, Clone)]
 pub struct Tables {
     store: SharedStore,
+    pulse: Arc<Pulse>,
     keys: Keys,
     cluster: Arc<str>,
     seen: Arc<AtomicI64>,
@@ -113,6 +116,8 @@ impl Tables {
         known_cluster: Option<&str>,
         known_revision: i64,
     ) -> std::result::Result<Self, OpenError> {
+        let pulse = Pulse::of(store);
+        let store: SharedStore = Arc::<Pulse>::clone(&pulse);
         let keys = Keys::new(prefix);
         let (id, revision) = identify(&store, &keys.text(&Key::Cluster), known_cluster).await?;
         if let Some(known) = known_cluster.filter(|known| *known != id) {
@@ -127,6 +132,7 @@ impl Tables {
         }
         Ok(Self {
             store,
+            pulse,
             keys,
             cluster: id.into(),
             seen: Arc::new(AtomicI64::new(revision)),
@@ -156,6 +162,12 @@ impl Tables {
     #[must_use]
     pub fn store(&self) -> &SharedStore {
         &self.store
+    }
+
+    /// Whether the store was slow to answer within the last `span`.
+    #[must_use]
+    pub fn stalled_within(&self, span: Duration) -> bool {
+        self.pulse.stalled_within(span)
     }
 
     /// The one read: promise 5.

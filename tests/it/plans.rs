@@ -111,8 +111,11 @@ fn what_has_no_room_beside_its_live_copy_is_squeezed_and_nothing_else() {
 mod properties {
     use super::*;
     use proptest::prelude::*;
-    use viking::model::job::{Assignment, Instance, JobState, StateRecord};
+    use viking::model::host::Readiness;
+    use viking::model::job::{Assignment, Instance, JobKey, JobState, StateRecord};
     use viking::model::plan::Plan;
+    use viking::schedule::relocate;
+    use viking::schedule::wanted::Role;
 
     fn node() -> impl Strategy<Value = String> {
         (0..3_u32, prop::bool::ANY, prop::bool::ANY, 0..4_u8, prop::bool::ANY, prop::bool::ANY).prop_map(
@@ -166,6 +169,7 @@ mod properties {
         let host = prop::sample::select(vec![
             "{memory_mb: 300}",
             "{memory_mb: 300, dead: true}",
+            "{memory_mb: 300, lost: true}",
             "{memory_mb: 300, readiness: draining}",
             "{memory_mb: 300, engine_down: true}",
         ]);
@@ -195,7 +199,17 @@ mod properties {
         let mut world = script::world(text).expect("a generated world is good");
         let staged = world.stacks.values().find_map(|stack| stack.staged());
         if let Some(mut staged) = staged.cloned() {
-            squeeze::squeeze(&world, &mut staged);
+            // As it was then: nothing of it was placed.
+            let mut before = world.clone();
+            let live = world.stacks[&staged.stack].live().cloned();
+            let is_live = |job: &JobKey| {
+                let node = live.as_ref().and_then(|live| live.nodes.get(&job.node));
+                node.is_some_and(|node| node.tag == job.tag)
+            };
+            before.assignments.retain(|(job, _), _| is_live(job));
+            before.run.retain(|job, _| is_live(job));
+            before.states.retain(|(_, job), _| is_live(job));
+            squeeze::squeeze(&before, &mut staged);
             let stack = world.stacks.entry(staged.stack.clone()).or_default();
             stack.releases.insert(staged.tag.clone(), staged);
         }
@@ -227,7 +241,12 @@ mod properties {
             world
                 .assignments
                 .insert((job.clone(), host.clone()), placed);
-            world.run.insert(job, host);
+            if !start.beside {
+                world.run.insert(job, host);
+            }
+        }
+        for flip in &plan.flip {
+            world.run.insert(flip.job.clone(), flip.to.clone());
         }
         for (key, pin) in plan.pins.values() {
             world.fixed.insert(key.clone(), pin.clone());
@@ -263,6 +282,10 @@ mod properties {
             ..
         } in placed
         {
+            let known = world.states.get(&(host.clone(), job.clone()));
+            if known.is_some_and(|s| s.instance == instance && s.state == JobState::Healthy) {
+                continue;
+            }
             let state = StateRecord {
                 v: 1,
                 instance,
@@ -294,6 +317,37 @@ mod properties {
         }
 
         #[test]
+        fn a_drained_host_ends_up_with_what_must_stay_and_no_job_is_without_a_copy(text in world()) {
+            let mut world = staged_world(&text);
+            let name = viking::model::names::StackName::parse("ragnar").unwrap();
+            let serving = |world: &World, job: &JobKey| {
+                let hosts = world.hosts.keys();
+                hosts.filter_map(|host| world.placed_on(job, host)).any(|at| relocate::serves(world, at))
+            };
+            for _ in 0..8 {
+                let before: Vec<_> = world.run.keys().filter(|job| serving(&world, job)).cloned().collect();
+                let plan = dowding::plan(&world);
+                prop_assert_eq!(check::plan(&world, &plan), Vec::<check::Complaint>::new());
+                apply(&mut world, &plan);
+                let wanted = viking::schedule::wanted::wanted(&name, &world.stacks[&name]);
+                for job in wanted.iter().filter(|w| w.role != Role::Retiring).map(|w| &w.job) {
+                    prop_assert!(!before.contains(job) || serving(&world, job), "{job}\n{}", script::plan_text(&plan));
+                }
+                all_healthy(&mut world);
+                world.now_ms += 1_000;
+            }
+            let plan = dowding::plan(&world);
+            prop_assert!(plan.is_empty(), "{}", script::plan_text(&plan));
+            for wanted in viking::schedule::wanted::wanted(&name, &world.stacks[&name]) {
+                let Some(placed) = world.placement(&wanted.job) else { continue };
+                let draining = world.members[&placed.host].readiness == Readiness::Draining;
+                let somewhere = dowding::would_take(&world, &wanted.job).is_some();
+                let stays = relocate::stays(wanted.node).is_some() || wanted.role == Role::Retiring;
+                prop_assert!(!draining || stays || !somewhere, "{}", placed.job);
+            }
+        }
+
+        #[test]
         fn a_release_that_works_goes_live_and_nothing_else_is_left(text in world()) {
             let mut world = staged_world(&text);
             let name = viking::model::names::StackName::parse("ragnar").unwrap();
@@ -304,6 +358,7 @@ mod properties {
                 world.hosts.insert(host.clone(), record);
                 world.members.get_mut(&host).unwrap().readiness = Default::default();
             }
+            world.lost.clear();
             let staged = world.stacks[&name].pointer.staged.clone();
             let reverting = world.stacks[&name].pointer.phase == viking::model::release::Phase::Reverting;
             for _ in 0..100 {

@@ -8,7 +8,7 @@ use super::{Result, Tables, encode};
 use crate::model::history::{EventRecord, RunRecord};
 use crate::model::job::JobKey;
 use crate::model::names::{HostName, ImageName, NodeName, StackName, Tag};
-use crate::model::plan::{Plan, Start, Stop};
+use crate::model::plan::{Flip, Plan, Start, Stop};
 use crate::model::release::{ImageRecord, Pointer, Release, RunId};
 use crate::model::spec::ContainerSpec;
 use crate::store::election::Leadership;
@@ -238,8 +238,7 @@ impl Tables {
         if plan.is_empty() {
             return Ok(Outcome::Done(self.seen()));
         }
-        let run = |stop: &Stop| self.keys.text(&Key::Run(stop.placement.job.clone()));
-        let read = self.read_keys(plan.stop.iter().map(run)).await?;
+        let read = self.read_keys(self.compared(plan).into_iter()).await?;
         let started: BTreeSet<&JobKey> = plan.start.iter().map(|start| &start.job).collect();
         let again = |stop: &&Stop| {
             let job = &stop.placement.job;
@@ -256,17 +255,52 @@ impl Tables {
             let absent = Compare::CreateRevision(key.clone(), 0);
             Unit::new(vec![absent], vec![Op::put(key, encode(record))])
         }));
-        units.extend(
-            plan.start
-                .iter()
-                .map(|start| self.start_unit(start, plan.now_ms)),
-        );
+        let starts = plan.start.iter();
+        units.extend(starts.map(|start| self.start_unit(start, &read, plan.now_ms)));
+        let flips = plan.flip.iter();
+        units.extend(flips.map(|flip| self.flip_unit(flip, &read, plan.now_ms)));
         units.extend(later.into_iter().map(stop));
         self.lead(leadership, units).await
     }
 
+    /// Keys whose state decides how a plan is written.
+    fn compared(&self, plan: &Plan) -> Vec<String> {
+        let stops = plan.stop.iter().map(|stop| &stop.placement.job);
+        let beside = plan.start.iter().filter(|start| start.beside);
+        let beside = beside.map(|start| &start.job);
+        let flips = plan.flip.iter().map(|flip| &flip.job);
+        let jobs = stops.chain(beside).chain(flips);
+        let runs = jobs.map(|job| Key::Run(job.clone()));
+        let takes_over = |flip: &Flip| Key::Deploy(flip.to.clone(), flip.job.clone());
+        let keys = runs.chain(plan.flip.iter().map(takes_over));
+        keys.map(|key| self.keys.text(&key)).collect()
+    }
+
+    /// Another copy answers for a job, as long as the one that did still does.
+    fn flip_unit(&self, flip: &Flip, read: &Read, at_ms: u64) -> Unit {
+        let Flip { job, from, to, .. } = flip;
+        let deploy = self.keys.text(&Key::Deploy(to.clone(), job.clone()));
+        let run = self.keys.text(&Key::Run(job.clone()));
+        let there = read.get(&deploy).map_or(-1, |kv| kv.create_revision);
+        let event = EventRecord {
+            v: 1,
+            at_ms,
+            who: "leader".to_owned(),
+            about: job.short(),
+            what: "moved".to_owned(),
+            why: format!("from {from} to {to}: {}", flip.reason),
+            placed: None,
+        };
+        let moved = self.event_op(&job.stack, &flip.run, event_number(at_ms), &event);
+        let compares = vec![
+            Compare::CreateRevision(deploy, there),
+            answers(read, &run, from),
+        ];
+        Unit::new(compares, vec![Op::put(run, to.as_str()), moved])
+    }
+
     /// A placement, and in the same transaction why it was made.
-    fn start_unit(&self, start: &Start, at_ms: u64) -> Unit {
+    fn start_unit(&self, start: &Start, read: &Read, at_ms: u64) -> Unit {
         let Start { job, host, .. } = start;
         let deploy = self.keys.text(&Key::Deploy(host.clone(), job.clone()));
         let run = self.keys.text(&Key::Run(job.clone()));
@@ -281,6 +315,12 @@ impl Tables {
             placed: Some(Box::new(start.clone())),
         };
         let placed = self.event_op(&job.stack, &start.run, event_number(at_ms), &event);
+        if start.beside {
+            // Only while somebody answers for the job: else this one would, and does not.
+            let revision = revision_of(read, &run).max(1);
+            let as_read = Compare::ModRevision(run, revision);
+            return Unit::new(vec![absent, as_read], vec![Op::put(deploy, ""), placed]);
+        }
         Unit::new(
             vec![absent],
             vec![Op::put(deploy, ""), Op::put(run, host.as_str()), placed],
@@ -372,6 +412,13 @@ impl Tables {
     pub fn obey_op(&self, stack: &StackName, id: &str) -> Op {
         Op::delete(self.keys.text(&Key::Request(stack.clone(), id.to_owned())))
     }
+}
+
+/// That a host still answers for a job; never so when it did not as it was read.
+fn answers(read: &Read, run: &str, host: &HostName) -> Compare {
+    let kv = read.get(run);
+    let kv = kv.filter(|kv| kv.value == host.as_str().as_bytes());
+    Compare::ModRevision(run.to_owned(), kv.map_or(-1, |kv| kv.mod_revision))
 }
 
 /// A number for an event that no other event of its run has: the time, then chance.

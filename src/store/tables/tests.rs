@@ -124,6 +124,7 @@ fn start(job: JobKey, on: &str) -> Start {
         host: host(on),
         reason: String::new(),
         verdicts: vec![],
+        beside: false,
     }
 }
 
@@ -335,6 +336,7 @@ async fn the_past_is_bounded_and_secrets_are_not_dumped() {
             host: host("alpha"),
             reason: reason.to_owned(),
             verdicts: Vec::new(),
+            beside: false,
         };
         let event = EventRecord {
             v: 1,
