@@ -4,6 +4,7 @@
 mod change;
 mod error;
 mod guard;
+mod hosts;
 pub(crate) mod jobs;
 mod read;
 mod routes;

@@ -10,19 +10,17 @@ use serde_json::{Value, json};
 use super::error::{Answer, ApiError, stack};
 use super::status::status;
 use super::text::public_url;
-use super::{Shared, verdicts};
+use super::{Shared, hosts, verdicts};
 use crate::model::history::{EventRecord, RunRecord};
-use crate::model::host::Member;
 use crate::model::job::JobKey;
-use crate::model::names::{HostName, NodeName, StackName, Tag};
+use crate::model::names::{NodeName, StackName, Tag};
 use crate::model::plan::Verdict;
 use crate::model::release::Release;
 use crate::model::status::StatusReport;
 use crate::model::wire::{
-    self, AllocatedJob, Allocation, EventRow, HostRow, ImageRow, KeyRow, List, StackRow, TagRow,
-    rfc3339,
+    self, AllocatedJob, Allocation, EventRow, ImageRow, KeyRow, List, StackRow, TagRow, rfc3339,
 };
-use crate::model::world::{StackWorld, World};
+use crate::model::world::StackWorld;
 
 type App = State<Arc<Shared>>;
 
@@ -40,15 +38,16 @@ pub(crate) async fn ping() -> Json<bool> {
 /// The current state.
 pub(crate) async fn info(State(shared): App) -> Answer<Json<Value>> {
     let world = shared.state.world().await?;
+    let leader = shared.state.tables.leader().await?;
     Ok(Json(json!({
         "schema": "viking.info/v1",
         "version": env!("CARGO_PKG_VERSION"),
         "cluster": shared.state.tables.cluster(),
         "host": shared.state.config.host,
-        "leader": *shared.state.leader.borrow(),
+        "leader": leader,
         "revision": world.revision,
         "at": rfc3339(world.now_ms),
-        "hosts": host_rows(&world),
+        "hosts": hosts::rows(&world, leader.as_ref()),
         "stacks": status(&world, None).stacks,
         "unreadable": world.frozen,
         "routes": shared.routes,
@@ -69,68 +68,6 @@ pub(crate) async fn status_of_one(
     let world = shared.state.world().await?;
     stack(&world, &name)?;
     Ok(Json(status(&world, Some(&name))))
-}
-
-/// The hosts.
-pub(crate) async fn hosts(State(shared): App) -> Answer<Json<List<HostRow>>> {
-    let world = shared.state.world().await?;
-    Ok(Json(List::new("hosts", host_rows(&world))))
-}
-
-fn host_rows(world: &World) -> Vec<HostRow> {
-    let names: std::collections::BTreeSet<&HostName> =
-        world.members.keys().chain(world.hosts.keys()).collect();
-    names
-        .into_iter()
-        .map(|name| host_row(world, name))
-        .collect()
-}
-
-fn host_row(world: &World, name: &HostName) -> HostRow {
-    let alive = world.hosts.get(name);
-    let Member {
-        tags,
-        capacity,
-        readiness,
-        ..
-    } = world.members.get(name).cloned().unwrap_or_default();
-    HostRow {
-        host: name.clone(),
-        alive: alive.is_some(),
-        readiness,
-        tags,
-        capacity,
-        address: alive.map(|host| host.address.to_string()),
-        api: alive.map(|host| host.api.clone()),
-        engine: alive.map(|host| host.engine.clone()),
-        version: alive.map(|host| host.version.clone()),
-        jobs: world
-            .assignments
-            .keys()
-            .filter(|(_, host)| host == name)
-            .count(),
-    }
-}
-
-/// One host, with its jobs.
-pub(crate) async fn server(State(shared): App, Path(name): Path<HostName>) -> Answer<Json<Value>> {
-    let world = shared.state.world().await?;
-    if !world.members.contains_key(&name) && !world.hosts.contains_key(&name) {
-        let known = world
-            .members
-            .keys()
-            .chain(world.hosts.keys())
-            .map(HostName::as_str);
-        return Err(ApiError::unknown("host", name.as_str(), known));
-    }
-    let here = world.assignments.values().filter(|at| at.host == name);
-    let jobs = here
-        .map(|at| json!({ "job": at.job, "id": at.job.id(at.instance), "state": world.state(at) }));
-    Ok(Json(json!({
-        "schema": "viking.server/v1",
-        "host": host_row(&world, &name),
-        "jobs": jobs.collect::<Vec<_>>(),
-    })))
 }
 
 /// The stacks.

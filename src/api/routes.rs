@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use super::{Shared, change, guard, read, streams};
+use super::{Shared, change, guard, hosts, read, streams};
 
 /// One route.
 #[derive(Debug, Clone, Copy)]
@@ -75,10 +75,10 @@ pub const ROUTES: &[Route] = &[
         "GET",
         "/v1/network",
         "the hosts and their addresses",
-        || get(read::hosts),
+        || get(hosts::list),
     ),
     quick("GET", "/v1/server/{host}", "one host and its jobs", || {
-        get(read::server)
+        get(hosts::server)
     }),
     quick("GET", "/v1/stacks", "the stacks", || get(read::stacks)),
     quick(
@@ -111,7 +111,37 @@ pub const ROUTES: &[Route] = &[
     quick("GET", "/v1/status/{stack}", "how a stack is", || {
         get(read::status_of_one)
     }),
-    quick("GET", "/v1/hosts", "the hosts", || get(read::hosts)),
+    quick("GET", "/v1/hosts", "the hosts", || get(hosts::list)),
+    quick(
+        "GET",
+        "/v1/hosts/{host}/jobs",
+        "a host's jobs, and which of them can leave",
+        || get(hosts::jobs),
+    ),
+    quick(
+        "POST",
+        "/v1/hosts/{host}/cordon",
+        "gives a host no new jobs",
+        || post(hosts::cordon),
+    ),
+    quick(
+        "POST",
+        "/v1/hosts/{host}/uncordon",
+        "gives a host jobs again",
+        || post(hosts::uncordon),
+    ),
+    quick(
+        "POST",
+        "/v1/hosts/{host}/drain",
+        "moves a host's jobs away, where they may move",
+        || post(hosts::drain),
+    ),
+    quick(
+        "DELETE",
+        "/v1/hosts/{host}",
+        "counts no longer on a host that is gone",
+        || delete(hosts::forget),
+    ),
     quick("GET", "/v1/images", "build records; ?stack=", || {
         get(read::images)
     }),

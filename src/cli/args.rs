@@ -83,8 +83,12 @@ pub enum Command {
     Status(StatusArgs),
     /// List stacks
     Stacks,
-    /// List hosts
-    Hosts,
+    /// List hosts, or say what becomes of one
+    Hosts {
+        /// What to do; without it they are listed.
+        #[command(subcommand)]
+        what: Option<HostsAction>,
+    },
     /// List images and the releases that use them
     Images,
     /// Print what jobs print
@@ -101,6 +105,42 @@ pub enum Command {
         #[command(subcommand)]
         what: Debug,
     },
+}
+
+/// What becomes of a host.
+#[derive(Debug, Subcommand)]
+pub enum HostsAction {
+    /// Give it no new jobs; what runs there stays
+    Cordon(OneHost),
+    /// Give it jobs again
+    Uncordon(OneHost),
+    /// Give it no new jobs and move those that may move, each started elsewhere first
+    Drain(DrainArgs),
+    /// Count no longer on a host that is gone for good: what may move is started elsewhere
+    Forget(OneHost),
+}
+
+/// A host.
+#[derive(Debug, Args)]
+pub struct OneHost {
+    /// Host, as `viking hosts` lists it
+    pub host: HostName,
+}
+
+/// Arguments of `hosts drain`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Ends with 0 when nothing is left there, with 1 when some jobs cannot leave, each with the reason.
+Jobs with volumes stay where their data is. `viking hosts uncordon HOST` takes the host back.")]
+pub struct DrainArgs {
+    /// Host, as `viking hosts` lists it
+    pub host: HostName,
+    /// Do not wait for its jobs to leave
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Give up waiting after this long; the host goes on draining
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "10m", value_name = "TIME")]
+    pub timeout: Duration,
 }
 
 /// Things to look at.

@@ -1,4 +1,4 @@
-//! Commands that print lists: `stacks`, `hosts`, `images`, `events`, `history`, `debug keys`.
+//! Commands that print lists: `stacks`, `images`, `events`, `history`, `debug keys`.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -9,12 +9,11 @@ use super::failure::Outcome;
 use super::output::{Columns, out};
 use super::show;
 use crate::model::history::{RunEnd, RunRecord};
-use crate::model::host::EngineState;
 use crate::model::names::StackName;
-use crate::model::wire::{EventRow, HostRow, ImageRow, KeyRow, List, StackRow, rfc3339};
+use crate::model::wire::{EventRow, ImageRow, KeyRow, List, StackRow, rfc3339};
 
 /// Asks for a list and prints it.
-async fn list<T>(context: &Context, path: &str, columns: &Columns<'_, T>) -> Outcome
+pub(super) async fn list<T>(context: &Context, path: &str, columns: &Columns<'_, T>) -> Outcome
 where
     T: Serialize + DeserializeOwned,
 {
@@ -23,7 +22,7 @@ where
     Ok(0)
 }
 
-fn or_dash<T: ToString>(value: Option<&T>) -> String {
+pub(super) fn or_dash<T: ToString>(value: Option<&T>) -> String {
     value.map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
@@ -46,60 +45,12 @@ pub(crate) async fn stacks(context: &Context) -> Outcome {
     list(context, "/v1/stacks", &columns).await
 }
 
-/// Hosts.
-pub(crate) async fn hosts(context: &Context) -> Outcome {
-    let columns = Columns::<HostRow> {
-        narrow: &[
-            ("HOST", |row| row.host.to_string()),
-            ("ALIVE", |row| {
-                if row.alive { "yes" } else { "no" }.to_owned()
-            }),
-            ("TAKES JOBS", readiness),
-            ("DOCKER", |row| {
-                row.engine.as_ref().map_or_else(|| "-".to_owned(), engine)
-            }),
-            ("ADDRESS", |row| or_dash(row.address.as_ref())),
-            ("JOBS", |row| row.jobs.to_string()),
-        ],
-        wide: &[
-            ("CPU", |row| {
-                format!("{:.1}", millis(row.capacity.cpu_millis))
-            }),
-            ("MEMORY", |row| mebibytes(row.capacity.memory_bytes)),
-            ("API", |row| or_dash(row.api.as_ref())),
-            ("VIKING", |row| or_dash(row.version.as_ref())),
-            ("TAGS", |row| {
-                row.tags.iter().cloned().collect::<Vec<_>>().join(",")
-            }),
-        ],
-        name: |row| row.host.to_string(),
-    };
-    list(context, "/v1/hosts", &columns).await
-}
-
-fn readiness(row: &HostRow) -> String {
-    use crate::model::host::Readiness;
-    match row.readiness {
-        Readiness::Ready => "yes",
-        Readiness::Cordoned => "no, cordoned",
-        Readiness::Draining => "no, draining",
-    }
-    .to_owned()
-}
-
-fn engine(engine: &EngineState) -> String {
-    match engine {
-        EngineState::Up { version } => version.clone(),
-        EngineState::Down { reason } => format!("down: {reason}"),
-    }
-}
-
 #[expect(clippy::cast_precision_loss, reason = "a count of cores, for people")]
-fn millis(thousandths: u64) -> f64 {
+pub(super) fn millis(thousandths: u64) -> f64 {
     thousandths as f64 / 1000.0
 }
 
-fn mebibytes(bytes: u64) -> String {
+pub(super) fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes / (1024 * 1024))
 }
 

@@ -6,6 +6,7 @@ pub mod client;
 pub mod failure;
 mod follow;
 mod hosting;
+mod hosts;
 mod lists;
 mod logs;
 pub mod output;
@@ -48,7 +49,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Sync(args) => sources::sync(&context, &args).await,
         Command::Status(args) => status::status(&context, &args).await,
         Command::Stacks => lists::stacks(&context).await,
-        Command::Hosts => lists::hosts(&context).await,
+        Command::Hosts { what } => hosts::hosts(&context, what.as_ref()).await,
         Command::Images => lists::images(&context).await,
         Command::Events(args) => lists::events(&context, args.stack.as_ref()).await,
         Command::History(args) => lists::history(&context, &args.stack).await,

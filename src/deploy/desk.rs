@@ -224,10 +224,11 @@ impl Desk {
     async fn look(&mut self, now_ms: u64) -> bool {
         let full = FULL_PASS.as_millis();
         if u128::from(now_ms.saturating_sub(self.listed_ms)) >= full {
-            self.view.distrust();
+            self.view.relist();
         }
         let busy = self.busy.keys().cloned().collect();
-        match self.view.refresh(self.ops.engine.as_ref(), &busy).await {
+        let engine = self.ops.engine.as_ref();
+        match self.view.refresh(engine, &busy, now_ms).await {
             Ok(full) => {
                 self.engine_down = false;
                 if full {

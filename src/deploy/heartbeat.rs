@@ -70,10 +70,17 @@ impl Heartbeat {
                     }
                     asked = Instant::now();
                 }
-                registered = registered || self.register(capacity).await;
                 let record = self.record(state.clone());
                 let current = *lease.borrow_and_update();
+                // Away for so long that its lease ended, it may have been forgotten.
+                if announced
+                    .as_ref()
+                    .is_some_and(|(under, _)| Some(*under) != current)
+                {
+                    registered = false;
+                }
                 let before = announced.clone();
+                registered = registered || self.register(capacity).await;
                 let said = self.announce(current, &record, &mut announced).await;
                 if announced != before {
                     bell.ring();

@@ -16,6 +16,9 @@ const SINGLE_LOOKS_MAX: usize = 16;
 /// While the engine starts or stops a container it does not answer about that one: it is left as it
 /// was known, so that the others do not wait for it. Everybody else's look takes a millisecond.
 const LOOK_MAX: Duration = Duration::from_secs(2);
+/// What a list does not show, such as a limit that was changed by hand while no event came, is looked
+/// for this often; to look at 50 containers each ten seconds is a third of what an idle viking costs.
+const LOOK_EVERY_MS: u64 = 60_000;
 /// Containers looked at at the same time; more would only queue in the daemon.
 const LOOKS_AT_ONCE: usize = 8;
 
@@ -27,8 +30,12 @@ pub struct View {
     containers: BTreeMap<String, Observed>,
     /// Names that events mentioned since they were looked at.
     dirty: BTreeSet<String>,
-    /// Nothing is sure: list in full.
+    /// When each was last looked at, by engine id.
+    looked_ms: BTreeMap<String, u64>,
+    /// List them.
     all: bool,
+    /// Nothing is sure: look at each of the list.
+    each: bool,
     /// How many containers of the last list had labels that cannot be read.
     unreadable: usize,
     /// Container names that somebody sent a signal to, and when.
@@ -42,6 +49,7 @@ impl View {
         Self {
             cluster: cluster.to_owned(),
             all: true,
+            each: true,
             ..Self::default()
         }
     }
@@ -51,8 +59,14 @@ impl View {
         self.containers.values()
     }
 
-    /// The next refresh lists everything.
+    /// The next refresh lists everything and looks at each.
     pub fn distrust(&mut self) {
+        self.all = true;
+        self.each = true;
+    }
+
+    /// The next refresh lists everything, and looks at what is not as it was known.
+    pub fn relist(&mut self) {
         self.all = true;
     }
 
@@ -113,17 +127,22 @@ impl View {
     /// # Errors
     /// When the engine does not answer: the old picture stays and nothing in it is to be believed.
     /// A single container about which it does not answer is only that container's trouble.
-    pub async fn refresh(&mut self, engine: &dyn Engine, busy: &BTreeSet<String>) -> Result<bool> {
+    pub async fn refresh(
+        &mut self,
+        engine: &dyn Engine,
+        busy: &BTreeSet<String>,
+        now_ms: u64,
+    ) -> Result<bool> {
         let look: Vec<String> = self.dirty.difference(busy).cloned().collect();
         if self.all || look.len() > SINGLE_LOOKS_MAX {
-            self.list(engine, busy).await?;
+            self.list(engine, busy, now_ms).await?;
             return Ok(true);
         }
         let asked = look.len();
         let looks = look_at_each(engine, look, |name| name).await;
         if asked > 0 && looks.iter().all(|(_, found)| found.is_err()) {
             // Perhaps nothing answers any more.
-            self.list(engine, busy).await?;
+            self.list(engine, busy, now_ms).await?;
             return Ok(true);
         }
         for (name, found) in looks {
@@ -135,18 +154,31 @@ impl View {
         Ok(false)
     }
 
-    async fn list(&mut self, engine: &dyn Engine, busy: &BTreeSet<String>) -> Result<()> {
-        let listed = engine.list(&self.cluster).await?;
+    async fn list(
+        &mut self,
+        engine: &dyn Engine,
+        busy: &BTreeSet<String>,
+        now_ms: u64,
+    ) -> Result<()> {
+        let mut listed = engine.list(&self.cluster).await?;
         let ids: BTreeSet<String> = listed.iter().map(|one| one.id.clone()).collect();
+        self.looked_ms.retain(|id, _| ids.contains(id));
+        if !self.each {
+            listed.retain(|one| self.is_news(one, now_ms));
+        }
         // What is busy stays as it was known until its task says what became of it.
         self.containers.retain(|id, _| ids.contains(id));
         self.dirty.retain(|name| busy.contains(name));
         self.all = false;
+        self.each = false;
         let (idle, mut unreadable) = (
             listed.into_iter().filter(|one| !busy.contains(&one.name)),
             0,
         );
         for (one, found) in look_at_each(engine, idle, |one: &Listed| &one.id).await {
+            if found.is_ok() {
+                self.looked_ms.insert(one.id.clone(), now_ms);
+            }
             match found {
                 Ok(Some(container)) => match Observed::read(container) {
                     Some(observed) => drop(self.containers.insert(one.id, observed)),
@@ -171,6 +203,18 @@ impl View {
         }
         self.unreadable = unreadable;
         Ok(())
+    }
+
+    /// Whether a listed container is worth a look of its own: not as it was known, named by an event,
+    /// or not looked at for long.
+    fn is_news(&self, one: &Listed, now_ms: u64) -> bool {
+        let known = self.containers.get(&one.id).map(|o| &o.container);
+        let same = known.is_some_and(|known| {
+            known.name == one.name && known.state == one.state && known.networks == one.networks
+        });
+        let looked_ms = self.looked_ms.get(&one.id).copied().unwrap_or(0);
+        let fresh = now_ms.saturating_sub(looked_ms) < LOOK_EVERY_MS;
+        !same || !fresh || self.dirty.contains(&one.name)
     }
 
     /// What is now known of a container.

@@ -163,6 +163,10 @@ pub struct Listed {
     pub name: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// What its process is doing.
+    pub state: RunState,
+    /// Networks it is on, with its address on each.
+    pub networks: BTreeMap<String, Option<IpAddr>>,
 }
 
 /// A container port bound to a host address.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::job::JobId;
+use super::job::{Instance, JobId, JobKey};
 use super::names::{NodeName, StackName, Tag};
 use super::spec::{LinkTarget, Proto};
 
@@ -35,6 +35,20 @@ impl Endpoint {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.host_port)
+    }
+
+    /// The placement that published it; `None` when its id was not made by viking.
+    #[must_use]
+    pub fn placement(&self) -> Option<(JobKey, Instance)> {
+        let start = format!("{}.{}.{}.", self.stack, self.tag, self.node);
+        let (slot, instance) = self.job_id.0.strip_prefix(&start)?.split_once('.')?;
+        let job = JobKey {
+            stack: self.stack.clone(),
+            tag: self.tag.clone(),
+            node: self.node.clone(),
+            slot: slot.parse().ok()?,
+        };
+        Some((job, Instance(instance.parse().ok()?)))
     }
 }
 
@@ -78,4 +92,32 @@ pub struct Copy {
     pub job_id: JobId,
     /// Where to dial.
     pub address: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_names_the_placement_that_published_it() {
+        let job = JobKey {
+            stack: StackName::parse("s").unwrap(),
+            tag: Tag::parse("0123456789ab-2").unwrap(),
+            node: NodeName::parse("web").unwrap(),
+            slot: 3,
+        };
+        let mut endpoint = Endpoint {
+            stack: job.stack.clone(),
+            tag: job.tag.clone(),
+            node: job.node.clone(),
+            port: 80,
+            proto: Proto::Tcp,
+            ip: IpAddr::from([127, 0, 0, 1]),
+            host_port: 20_000,
+            job_id: job.id(Instance(77)),
+        };
+        assert_eq!(endpoint.placement(), Some((job, Instance(77))));
+        endpoint.job_id = JobId("else".to_owned());
+        assert_eq!(endpoint.placement(), None);
+    }
 }

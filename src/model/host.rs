@@ -51,6 +51,17 @@ pub struct Member {
     pub readiness: Readiness,
     /// Unix milliseconds.
     pub joined_ms: u64,
+    /// When a leader first missed it, Unix milliseconds; 0 while it is seen.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gone_ms: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands fields in by reference"
+)]
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
 }
 
 /// How a host's Docker is.

@@ -179,6 +179,39 @@ pub struct HostRow {
     pub version: Option<String>,
     /// Jobs placed there.
     pub jobs: usize,
+    /// What those jobs reserve.
+    pub reserved: Capacity,
+    /// Whether it leads.
+    pub leader: bool,
+    /// When the leader first missed it, RFC 3339; absent while it is alive.
+    pub gone_since: Option<String>,
+}
+
+/// What is on a host, and whether it can leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostJobs {
+    /// `viking.host-jobs/v1`.
+    pub schema: String,
+    /// The host.
+    pub host: HostName,
+    /// Whether it takes jobs.
+    pub readiness: Readiness,
+    /// Jobs that are there.
+    pub jobs: Vec<HostJob>,
+    /// Why nothing moves from hosts that are gone, in words; empty when it does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub held: String,
+}
+
+/// A job on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostJob {
+    /// The job, `stack/node.slot`.
+    pub job: String,
+    /// Whether it leaves a host that is drained.
+    pub leaves: bool,
+    /// Where it goes, or why it stays, in words.
+    pub why: String,
 }
 
 /// A recorded release.

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::forward::{self, Lookup};
 use super::table::{self, Seen, Table};
-use crate::model::endpoint::{LinkKey, ListenRequest};
+use crate::model::endpoint::{Endpoint, LinkKey, ListenRequest};
 use crate::model::names::{HostName, StackName};
 use crate::store::keys::Family;
 use crate::store::tables::Tables;
@@ -58,6 +58,8 @@ struct Open {
 #[derive(Default)]
 struct Shared {
     table: ArcSwap<Table>,
+    /// Endpoints as they were when the table was last built.
+    endpoints: Mutex<BTreeSet<Endpoint>>,
     /// Listeners of a link. Several only after a restart at which not all could be bound at once:
     /// containers made before and after know different ports.
     open: Mutex<BTreeMap<LinkKey, Vec<Open>>>,
@@ -125,7 +127,7 @@ async fn rebuild(tables: &Tables, host: &HostName, shared: &Shared) -> anyhow::R
     let frozen = routes.frozen_stacks;
     let seen = Seen {
         stacks: routes.stacks,
-        endpoints: routes.endpoints,
+        endpoints: with_lapsed(tables, shared, routes.endpoints).await?,
         own: routes.states,
     };
     let keys = keep_needed(shared, &seen, &frozen);
@@ -139,6 +141,33 @@ async fn rebuild(tables: &Tables, host: &HostName, shared: &Shared) -> anyhow::R
     }
     shared.table.store(Arc::new(table));
     Ok(Next::OnChange)
+}
+
+/// The endpoints on record, and those that vanished with a lease: a paused store makes every lease
+/// end while everything runs, so they are used until their host or the leader says otherwise. One
+/// that does not answer costs a try, and the next one is dialled.
+async fn with_lapsed(
+    tables: &Tables,
+    shared: &Shared,
+    on_record: Vec<Endpoint>,
+) -> anyhow::Result<Vec<Endpoint>> {
+    let mut now: BTreeSet<Endpoint> = on_record.into_iter().collect();
+    let gone: Vec<Endpoint> = {
+        let before = shared
+            .endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        before.difference(&now).cloned().collect()
+    };
+    if !gone.is_empty() {
+        now.extend(tables.lapsed(&gone).await?);
+    }
+    let mut known = shared
+        .endpoints
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    known.clone_from(&now);
+    Ok(now.into_iter().collect())
 }
 
 /// Closes listeners whose consumers are gone for good; answers the keys of the others.

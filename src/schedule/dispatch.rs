@@ -72,6 +72,7 @@ async fn step(
         watch.judge(&world, tables, leadership)
     };
     world.lost = judgement.lost;
+    tables.note_gone(leadership, &world).await?;
     let (plan, complaints) = check::sound(&world, dowding::plan(&world));
     for check::Complaint { stack, what } in &complaints {
         tracing::warn!(%stack, "nothing of it is planned, which would break an invariant: {what}");

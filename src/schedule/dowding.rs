@@ -202,7 +202,9 @@ impl<'a> Planner<'a> {
             Some(other) => {
                 self.plan.kept.push(wanted.job.clone());
                 let reason = format!("{} is lost", placed.host);
-                self.flip(wanted, placed, other, reason);
+                self.flip(wanted, placed, other, reason.clone());
+                let placement = placed.clone();
+                self.plan.stop.push(Stop { placement, reason });
             }
             None => self.unplaced(stack, wanted, Some(placed)),
         }

@@ -161,6 +161,7 @@ fn add_host(world: &mut World, name: &HostName, host: HostText) {
         capacity,
         readiness: host.readiness,
         joined_ms: 0,
+        gone_ms: 0,
     };
     if host.forgotten {
         return;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
-    HealthStatusEnum, HostConfig, PortMap,
+    ContainerSummaryStateEnum as Listing, EndpointSettings, HealthStatusEnum, HostConfig, PortMap,
 };
 
 use crate::docker::{Container, ImageHealth, Listed, PortBinding, RunState};
@@ -49,10 +49,7 @@ pub(super) fn container(raw: ContainerInspectResponse) -> Option<Container> {
         finished_ms,
         health: health(&state),
         error: state.error.unwrap_or_default(),
-        networks: networks
-            .into_iter()
-            .map(|(name, end)| (name, end.ip_address.and_then(|ip| ip.parse().ok())))
-            .collect(),
+        networks: addresses(networks),
         mounts: mounts
             .into_iter()
             .filter(|mount| mount.typ.as_deref() == Some(VOLUME))
@@ -77,7 +74,29 @@ pub(super) fn listed(raw: ContainerSummary) -> Option<Listed> {
         id: raw.id?,
         name: own?,
         labels: labels(raw.labels),
+        state: match raw.state {
+            Some(Listing::RUNNING | Listing::RESTARTING | Listing::STOPPING) => RunState::Running,
+            Some(Listing::PAUSED) => RunState::Paused,
+            Some(Listing::CREATED) => RunState::Created,
+            Some(Listing::EXITED) => RunState::Exited,
+            Some(Listing::REMOVING | Listing::DEAD | Listing::EMPTY) | None => RunState::Dead,
+        },
+        networks: addresses(
+            raw.network_settings
+                .and_then(|settings| settings.networks)
+                .unwrap_or_default(),
+        ),
     })
+}
+
+/// The address on each network; none while the container stands still.
+fn addresses(
+    networks: impl IntoIterator<Item = (String, EndpointSettings)>,
+) -> BTreeMap<String, Option<IpAddr>> {
+    networks
+        .into_iter()
+        .map(|(name, end)| (name, end.ip_address.and_then(|ip| ip.parse().ok())))
+        .collect()
 }
 
 /// Labels in order.

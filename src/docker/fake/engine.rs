@@ -67,8 +67,19 @@ impl Engine for FakeEngine {
         let own = all.into_iter().filter(|c| ours(&c.labels, cluster));
         let listed = own.map(
             |Container {
-                 id, name, labels, ..
-             }| Listed { id, name, labels },
+                 id,
+                 name,
+                 labels,
+                 state,
+                 networks,
+                 ..
+             }| Listed {
+                id,
+                name,
+                labels,
+                state,
+                networks,
+            },
         );
         Ok(listed.collect())
     }

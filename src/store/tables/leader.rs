@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::write::{Outcome, Unit, refuse};
-use super::{Result, Tables, encode};
+use super::{Result, Tables, decode, encode};
 use crate::model::history::{EventRecord, RunRecord};
+use crate::model::host::Member;
 use crate::model::job::JobKey;
 use crate::model::names::{HostName, ImageName, NodeName, StackName, Tag};
 use crate::model::plan::{Flip, Plan, Start, Stop};
 use crate::model::release::{ImageRecord, Pointer, Release, RunId};
 use crate::model::spec::ContainerSpec;
+use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::keys::{Family, Key};
 use crate::store::{Compare, KeyValue, Op, Selector, TXN_OPS_MAX};
@@ -46,7 +48,7 @@ fn revision_of(read: &Read, key: &str) -> i64 {
 }
 
 impl Tables {
-    async fn read_keys(&self, keys: impl Iterator<Item = String>) -> Result<Read> {
+    pub(super) async fn read_keys(&self, keys: impl Iterator<Item = String>) -> Result<Read> {
         let snapshot = self.read(keys.map(Selector::Key).collect()).await?;
         let all = snapshot.lists.into_iter().flatten();
         Ok(all.map(|kv| (kv.key.clone(), kv)).collect())
@@ -239,7 +241,10 @@ impl Tables {
             return Ok(Outcome::Done(self.seen()));
         }
         let read = self.read_keys(self.compared(plan).into_iter()).await?;
-        let started: BTreeSet<&JobKey> = plan.start.iter().map(|start| &start.job).collect();
+        // Jobs that somebody else answers for when this is written.
+        let flipped = plan.flip.iter().map(|flip| &flip.job);
+        let started = plan.start.iter().map(|start| &start.job);
+        let started: BTreeSet<&JobKey> = started.chain(flipped).collect();
         let again = |stop: &&Stop| {
             let job = &stop.placement.job;
             plan.start
@@ -261,6 +266,43 @@ impl Tables {
         units.extend(flips.map(|flip| self.flip_unit(flip, &read, plan.now_ms)));
         units.extend(later.into_iter().map(stop));
         self.lead(leadership, units).await
+    }
+
+    /// Takes down since when members are missed, and that those that are seen again are not.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn note_gone(&self, leadership: &Leadership, world: &World) -> Result<Outcome> {
+        let changed = world.members.iter().filter_map(|(host, member)| {
+            let seen = world.hosts.contains_key(host);
+            let gone_ms = match (seen, member.gone_ms) {
+                (true, _) => 0,
+                (false, 0) => world.now_ms,
+                (false, known) => known,
+            };
+            (gone_ms != member.gone_ms).then_some((host, gone_ms))
+        });
+        let changed: Vec<_> = changed.collect();
+        if changed.is_empty() {
+            return Ok(Outcome::Done(self.seen()));
+        }
+        let key = |host: &HostName| self.keys.text(&Key::Member(host.clone()));
+        let read = self
+            .read_keys(changed.iter().map(|(host, _)| key(host)))
+            .await?;
+        let units = changed.into_iter().filter_map(|(host, gone_ms)| {
+            let kv = read.get(&key(host))?;
+            let member = Member {
+                gone_ms,
+                ..decode(kv).ok()?
+            };
+            let as_read = Compare::ModRevision(kv.key.clone(), kv.mod_revision);
+            Some(Unit::new(
+                vec![as_read],
+                vec![Op::put(kv.key.clone(), encode(&member))],
+            ))
+        });
+        self.lead(leadership, units.collect()).await
     }
 
     /// Keys whose state decides how a plan is written.

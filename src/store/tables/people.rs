@@ -158,6 +158,27 @@ impl Tables {
             .await
     }
 
+    /// Counts no longer on a machine; when it comes back, it joins as a new one.
+    ///
+    /// # Errors
+    /// When the store has no answer.
+    pub async fn forget_member(&self, host: &HostName) -> Result<()> {
+        let key = self.keys.text(&Key::Member(host.clone()));
+        self.guarded(Vec::new(), vec![Op::delete(key)]).await?;
+        Ok(())
+    }
+
+    /// Who leads now; `None` while nobody does.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn leader(&self) -> Result<Option<HostName>> {
+        let snapshot = self.read(vec![self.key(&Key::Leader)]).await?;
+        let kv = snapshot.lists.into_iter().flatten().next();
+        let name = kv.and_then(|kv| String::from_utf8(kv.value).ok());
+        Ok(name.and_then(|name| HostName::parse(&name).ok()))
+    }
+
     /// Asks the leader for something; returns the request's id.
     ///
     /// # Errors

@@ -248,6 +248,48 @@ impl Tables {
         routes.frozen_stacks = frozen.stacks;
         Ok(routes)
     }
+
+    /// Which endpoints that are on record no longer vanished only because a lease ended: their
+    /// placement is still the one that counts, and their host says nothing about it. Had the host
+    /// taken one back, it would say so in `/state`.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn lapsed(&self, gone: &[Endpoint]) -> Result<BTreeSet<Endpoint>> {
+        let placed: Vec<_> = gone
+            .iter()
+            .filter_map(|end| Some((end, end.placement()?)))
+            .collect();
+        let text = |key: &Key| self.keys.text(key);
+        let runs = placed
+            .iter()
+            .map(|(_, (job, _))| text(&Key::Run(job.clone())));
+        let runs = self
+            .read_keys(runs.collect::<BTreeSet<_>>().into_iter())
+            .await?;
+        let host = |job: &JobKey| {
+            let kv = runs.get(&text(&Key::Run(job.clone())))?;
+            HostName::parse(decode_text(kv).ok()?).ok()
+        };
+        let placed: Vec<_> = placed
+            .into_iter()
+            .filter_map(|(end, (job, instance))| Some((end, instance, host(&job)?, job)))
+            .collect();
+        let deploy = |host: &HostName, job: &JobKey| text(&Key::Deploy(host.clone(), job.clone()));
+        let state = |host: &HostName, job: &JobKey| text(&Key::State(host.clone(), job.clone()));
+        let keys = placed
+            .iter()
+            .flat_map(|(_, _, host, job)| [deploy(host, job), state(host, job)]);
+        let read = self
+            .read_keys(keys.collect::<BTreeSet<_>>().into_iter())
+            .await?;
+        let lapsed = placed.into_iter().filter(|(_, instance, host, job)| {
+            let placed = read.get(&deploy(host, job));
+            let same = placed.is_some_and(|kv| kv.create_revision == instance.0);
+            same && !read.contains_key(&state(host, job))
+        });
+        Ok(lapsed.map(|(end, ..)| end.clone()).collect())
+    }
 }
 
 fn place_release(

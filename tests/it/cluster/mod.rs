@@ -9,6 +9,7 @@
 
 mod client;
 mod faulty;
+mod hosts;
 mod leader;
 mod look;
 

@@ -183,3 +183,31 @@ async fn a_host_is_alive_as_long_as_its_lease() {
     assert!(t.world(0).await.unwrap().hosts.is_empty());
     assert!(t.announce(&host("a"), &record, lease).await.is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_went_with_its_lease_is_told_from_one_that_was_taken_back() {
+    let t = tables().await;
+    let l = lead(&t).await;
+    assign(&t, &l, vec![start(job(0), "a"), start(job(1), "a")], vec![]).await;
+    let world = t.world(0).await.unwrap();
+    let placed = |slot| world.placement(&job(slot)).unwrap().clone();
+    let lease = t.store.grant(Duration::from_secs(3)).await.unwrap();
+    let end = |slot: u32| Endpoint {
+        job_id: job(slot).id(placed(slot).instance),
+        ..endpoint(placed(slot).instance.0, 20_000)
+    };
+    let seen = |slot, word| Report::State(job(slot), Some(state(placed(slot).instance.0, word)));
+    // Slot 1's container has died, and its host says so.
+    let reports = [seen(0, JobState::Healthy), seen(1, JobState::Exited)];
+    t.report(&host("a"), lease, &reports).await.unwrap();
+    let gone = [end(0), end(1)];
+    let lapsed = async || t.lapsed(&gone).await.unwrap();
+    assert!(lapsed().await.is_empty());
+    t.store.revoke(lease).await.unwrap();
+    assert_eq!(lapsed().await, gone.clone().into());
+    // The leader has ended one of them, another copy answers for the other.
+    assign(&t, &l, vec![], vec![placed(1)]).await;
+    assert_eq!(lapsed().await, [end(0)].into());
+    assign(&t, &l, vec![start(job(0), "b")], vec![placed(0)]).await;
+    assert!(lapsed().await.is_empty());
+}
