@@ -154,6 +154,7 @@ impl Rig {
             engine: Arc::clone(&self.used),
             host: host(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            declared: viking::model::host::Declared::default(),
             registry: "127.0.0.1:5000".to_owned(),
             data_dir: self.dir.path().to_owned(),
             api: "127.0.0.1:8791".to_owned(),
