@@ -51,6 +51,8 @@ usage() { printf 'error: %s\nhint: %s --help\n' "$*" "$0" >&2; exit 64; }
 # Everything is read before anything is run: a script that is cut off half-way does nothing.
 main() {
     arguments "$@"
+    # The settings of this shell are not the server's.
+    unset "${!VIKING_@}"
     check_machine
     SCRATCH=$(mktemp -d)
     trap 'rm -rf "$SCRATCH"' EXIT
@@ -181,7 +183,6 @@ need_program() {
 # install_packages PACKAGE… [-- PACKAGE…]: those behind -- are only for distributions that have them.
 install_packages() {
     command -v apt-get >/dev/null || die "missing: $*; install them (no apt-get on this machine)"
-    say "installing $*"
     local package optional=
     local -a packages=()
     apt_get update || say "the package lists could not be fetched anew; trying with those that are here"
@@ -192,6 +193,7 @@ install_packages() {
             packages+=("$package")
         fi
     done
+    say "installing ${packages[*]}"
     apt_get install -y --no-install-recommends "${packages[@]}" || {
         tail -n 20 "$SCRATCH/apt" >&2
         die "apt-get could not install ${packages[*]}"
@@ -291,7 +293,7 @@ render() {
     [ -z "$INSECURE" ] || printf '  insecure: true\n'
 }
 
-# Asks viking itself, as the unit would start it: without this shell's VIKING_*.
+# Asks viking itself, as the unit would start it.
 check_config() {
     local -a viking=("$BINARY")
     if [ -n "$TREE" ]; then
@@ -301,7 +303,7 @@ check_config() {
             return
         fi
     fi
-    env -i PATH="$PATH" HOME=/root "${viking[@]}" config check >/dev/null ||
+    "${viking[@]}" config check >/dev/null ||
         die "viking would not start with $TREE$CONFIG; correct it and run this again"
 }
 
@@ -332,7 +334,7 @@ start() {
         systemctl restart viking.service
     fi
     local answer end=$((SECONDS + ANSWER_LIMIT))
-    until answer=$(env -i PATH="$PATH" "$BINARY" hosts 2>"$SCRATCH/why"); do
+    until answer=$("$BINARY" hosts 2>"$SCRATCH/why"); do
         if ((SECONDS >= end)); then
             journalctl --no-pager --unit viking.service --lines 20 >&2 || true
             die "viking does not answer after $ANSWER_LIMIT s: $(head -n 1 "$SCRATCH/why")"

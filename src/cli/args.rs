@@ -193,7 +193,7 @@ pub struct HostArgs {
         value_name = "IP"
     )]
     pub address: IpAddr,
-    /// Tag of this host, for `filter:`; give it again for more [env: comma between tags]
+    /// Tag of this host, for `filter:`; more of them with commas, or the flag again
     #[arg(long, env = "VIKING_TAGS", hide_env_values = true, value_delimiter = ',', value_parser = host_tag, value_name = "TAG")]
     pub tag: Vec<String>,
     /// Cores that jobs may reserve here [default: what Docker sees]

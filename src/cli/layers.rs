@@ -156,8 +156,8 @@ fn read(path: &[&str], host: bool, matches: &ArgMatches) -> Result<Option<Config
         let source = matches.value_source(id);
         source.is_some_and(|source| source != ValueSource::DefaultValue)
     };
-    // Others want to know where to ask, and these were told.
-    if !host && said("api") {
+    // Others want to know where to ask; these were told, or ask nobody.
+    if !host && (said("api") || path.first() == Some(&"config")) {
         return Ok(None);
     }
     let file: &PathBuf = matches.get_one("config").expect("it has a default");

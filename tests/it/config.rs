@@ -174,6 +174,13 @@ fn questions_go_where_the_file_says_and_do_not_mind_the_rest_of_it() {
         "{said}"
     );
     let broken = Desk::with("api: [\n");
+    for what in ["unit", "example"] {
+        let output = broken.viking(&[], &["config", what]);
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{what}"
+        );
+    }
     let said = broken.plain(&broken.viking(&[], &["stacks"]).stderr);
     assert!(said.contains("it was passed over"), "{said}");
 }

@@ -276,6 +276,32 @@ fn scripts_are_clean() {
     }
 }
 
+#[test]
+#[ignore = "needs docker-compose, which tests/run.sh --long installs"]
+fn compose_takes_the_etcd_file() {
+    let args = ["--file", "deploy/compose.etcd.yml", "config", "--quiet"];
+    tool("docker-compose", &args).ends(0, "");
+}
+
+#[test]
+fn the_etcd_of_three_keeps_its_data_is_bounded_and_is_open_to_nobody_else() {
+    let text = std::fs::read_to_string(repository().join("deploy/compose.etcd.yml")).unwrap();
+    for member in ["etcd1", "etcd2", "etcd3"] {
+        let part = text.split(&format!("\n  {member}:\n")).nth(1).unwrap();
+        let part = part.split("\n  etcd").next().unwrap();
+        assert!(part.contains("<<: *etcd\n") && part.contains("<<: *environment\n"));
+        assert!(part.contains(&format!("ETCD_NAME: {member}\n")));
+        assert!(part.contains("ports: [\"127.0.0.1:") && part.contains("/etcd-data\"]"));
+    }
+    for bound in [
+        "AUTO_COMPACTION_RETENTION: 1h",
+        "QUOTA_BACKEND_BYTES",
+        "healthcheck:",
+    ] {
+        assert!(text.contains(bound), "{bound}");
+    }
+}
+
 /// A whole Debian, made once; where its packages come from is what this machine's apt uses.
 fn debian() -> PathBuf {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debootstrap");
