@@ -72,7 +72,8 @@ start_host() {
     local api registry
     api=127.0.0.1:$(free_port 18791)
     registry=$(free_port 15000)
-    FLAGS=(--data-dir "$DATA" --docker "$(docker_address)" --api "$api"
+    # Whatever this machine is configured as, the demo is a cluster of its own.
+    FLAGS=(--config /dev/null --data-dir "$DATA" --docker "$(docker_address)" --api "$api"
         --registry-port "$registry" --registry-image viking/registry:2)
     mkdir -p "$DATA"
     at_exit take_down

@@ -1,9 +1,12 @@
-//! What the operator decided for this process: flags over `VIKING_*` over defaults, checked once
-//! and passed down. Made by the CLI for `viking host` and `viking up`.
+//! What the operator decided for this process: flags over `VIKING_*` over the configuration file over
+//! defaults, checked once and passed down. Made by the CLI for `viking host` and `viking up`.
+
+pub mod file;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::model::host::Declared;
 use crate::model::names::HostName;
 
 /// Where the API listens when nobody says otherwise.
@@ -32,6 +35,8 @@ pub struct Config {
     pub host: HostName,
     /// The address ports are published on.
     pub address: IpAddr,
+    /// What the operator says of the machine: tags, and what it can hold.
+    pub declared: Declared,
     /// Optional prefix of every key.
     pub prefix: String,
 }
@@ -54,6 +59,7 @@ impl Default for Config {
             registry_image: "registry:2".to_owned(),
             host: HostName::parse("localhost").expect("a valid name"),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            declared: Declared::default(),
             prefix: String::new(),
         }
     }

@@ -164,6 +164,7 @@ pub async fn serve(
         engine: Arc::clone(&engine),
         host: config.host.clone(),
         address: config.address,
+        declared: config.declared.clone(),
         registry: config.registry(),
         data_dir: config.data_dir.clone(),
         api: config.api.to_string(),

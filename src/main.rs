@@ -4,15 +4,19 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use viking::cli::args::{Cli, Command, LogForm};
 use viking::cli::failure::{FAILED, USAGE};
+use viking::cli::layers::{self, Stop};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
+    let (cli, layers) = match layers::parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(Stop::Usage(error)) => return usage(&error),
+        Err(Stop::Failed(failure)) => {
+            eprint!("{}", failure.text());
+            return ExitCode::from(failure.code);
+        }
     };
     log_to_stderr(&cli);
     let runtime = match tokio::runtime::Runtime::new() {
@@ -22,7 +26,7 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let ended = runtime.block_on(viking::cli::run(cli));
+    let ended = runtime.block_on(viking::cli::run(cli, layers));
     // A read from a remote that hangs must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(200));
     match ended {

@@ -44,6 +44,12 @@ prepare() {
     need ssh openssh-client
     need ssh-keygen openssh-client
     need redis-server redis-server
+    need systemd-analyze systemd
+    need shellcheck shellcheck
+    if [ -n "${VIKING_TEST_LONG:-}" ]; then
+        need debootstrap debootstrap
+        need docker-compose docker-compose
+    fi
     install_missing
     # sshd refuses to run as root without it; the package's own service would have made it.
     [ "$(id -u)" != 0 ] || mkdir -p /run/sshd

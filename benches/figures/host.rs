@@ -38,7 +38,7 @@ impl Host {
         let (api, registry) = (free_port()?, free_port()?);
         let api = format!("127.0.0.1:{api}");
         let child = Command::new(&bench.viking)
-            .arg("host")
+            .args(["host", "--config", "/dev/null"])
             .arg("--data-dir")
             .arg(&data)
             .arg("--docker")

@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config;
+use crate::config::file::FILE_DEFAULT;
 use crate::model::names::{HostName, StackName};
+use crate::model::vikingfile::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, host_tag, memory_bytes};
 
 const AFTER: &str = "\
 Examples:
@@ -42,6 +44,9 @@ pub struct Global {
     /// Address of the host's API: where to ask, and where `host` and `up` listen
     #[arg(long, global = true, env = "VIKING_API", hide_env_values = true, default_value = config::API_DEFAULT, value_name = "IP:PORT")]
     pub api: String,
+    /// Settings of this machine: of `host`, `up` and `config check`, and of all commands where the API is
+    #[arg(long, global = true, env = "VIKING_CONFIG", hide_env_values = true, default_value = FILE_DEFAULT, value_name = "FILE")]
+    pub config: PathBuf,
     /// Form of the answer: table, wide, json, yaml or name
     #[arg(short, long, global = true, value_enum, hide_possible_values = true, default_value_t = Output::Table, value_name = "FORM")]
     pub output: Output,
@@ -99,6 +104,12 @@ pub enum Command {
     History(NamedStack),
     /// Look at the repository now
     Sync(SyncArgs),
+    /// Look at the settings of this machine's host
+    Config {
+        /// What to do.
+        #[command(subcommand)]
+        what: Config,
+    },
     /// Look inside
     Debug {
         /// What to look at.
@@ -150,6 +161,28 @@ pub enum Debug {
     Keys,
 }
 
+/// What can be done with settings.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Read all settings as `viking host` would, print them with where each comes from, and say what is wrong
+    Check(Box<CheckArgs>),
+    /// Print a configuration file with every key, commented out
+    Example,
+    /// Print the systemd unit that runs `viking host`
+    Unit,
+}
+
+/// Arguments of `config check`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Flags win over VIKING_* variables, those over the file, the file over defaults.
+Exit codes: 0 the host can start with this, 1 it cannot. Risky settings are warned of and are not an error.")]
+pub struct CheckArgs {
+    /// Those of `viking host`.
+    #[command(flatten)]
+    pub host: HostArgs,
+}
+
 /// Flags of a process that is a host.
 #[derive(Debug, Clone, Args)]
 pub struct HostArgs {
@@ -185,6 +218,7 @@ pub struct HostArgs {
     /// Name of this host [default: the machine's name]
     #[arg(
         long,
+        visible_alias = "name",
         env = "VIKING_HOST_NAME",
         hide_env_values = true,
         value_name = "NAME"
@@ -199,6 +233,15 @@ pub struct HostArgs {
         value_name = "IP"
     )]
     pub address: IpAddr,
+    /// Tag of this host, for `filter:`; more of them with commas, or the flag again
+    #[arg(long, env = "VIKING_TAGS", hide_env_values = true, value_delimiter = ',', value_parser = host_tag, value_name = "TAG")]
+    pub tag: Vec<String>,
+    /// Cores that jobs may reserve here [default: what Docker sees]
+    #[arg(long, env = "VIKING_CAPACITY_CPU", hide_env_values = true, value_parser = cores, value_name = "CORES")]
+    pub capacity_cpu: Option<u64>,
+    /// Memory that jobs may reserve here, such as 8G [default: what Docker sees]
+    #[arg(long, env = "VIKING_CAPACITY_MEMORY", hide_env_values = true, value_parser = memory, value_name = "BYTES")]
+    pub capacity_memory: Option<u64>,
     /// Start of every key in the store
     #[arg(
         long,
@@ -212,6 +255,14 @@ pub struct HostArgs {
     /// Form of the log on stderr: text or json
     #[arg(long, env = "VIKING_LOG_FORMAT", hide_env_values = true, value_enum, hide_possible_values = true, default_value_t = LogForm::Text, value_name = "FORM")]
     pub log: LogForm,
+}
+
+fn cores(text: &str) -> Result<u64, String> {
+    cpu_millis(text).ok_or_else(|| format!("allowed: {CPU_ALLOWED}"))
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    memory_bytes(text).ok_or_else(|| format!("allowed: {MEMORY_ALLOWED}"))
 }
 
 /// Form of a log.

@@ -1,5 +1,5 @@
-//! `viking host`, and the configuration that `host` and `up` share: flags over environment over
-//! defaults, checked before anything starts.
+//! `viking host`, and the configuration that `host`, `up` and `config check` share, made of what
+//! `layers` put together and checked before anything starts.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -13,11 +13,12 @@ use super::args::HostArgs;
 use super::failure::{Failure, Outcome};
 use crate::config::Config;
 use crate::host::identity::Identity;
+use crate::model::host::Declared;
 use crate::model::names::HostName;
 
 /// Runs this machine as a host until SIGTERM or SIGINT; a second one ends it at once.
 pub(crate) async fn host(context: &Context, args: &HostArgs) -> Outcome {
-    let config = config(args, &context.api)?;
+    let config = config(args, &context.api).map_err(|failure| context.layers.blame(failure))?;
     let shutdown = CancellationToken::new();
     let run = crate::host::run(config, shutdown.clone());
     tokio::pin!(run);
@@ -66,6 +67,11 @@ pub(crate) fn config(args: &HostArgs, api: &str) -> Result<Config, Failure> {
         registry_image: args.registry_image.clone(),
         host,
         address: args.address,
+        declared: Declared {
+            tags: args.tag.iter().cloned().collect(),
+            cpu_millis: args.capacity_cpu,
+            memory_bytes: args.capacity_memory,
+        },
         prefix: args.prefix.clone(),
     })
 }

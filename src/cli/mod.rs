@@ -2,11 +2,13 @@
 //! touches the store, git or Docker itself.
 
 pub mod args;
+mod check;
 pub mod client;
 pub mod failure;
 mod follow;
 mod hosting;
 mod hosts;
+pub mod layers;
 mod lists;
 mod logs;
 pub mod output;
@@ -19,7 +21,13 @@ mod view;
 use args::{Cli, Command};
 use client::Client;
 use failure::Outcome;
-use output::Printer;
+use layers::Layers;
+use output::{Printer, out};
+
+/// Every key of the configuration file, for people.
+pub const EXAMPLE: &str = include_str!("../../deploy/config.yml");
+/// How systemd runs a host.
+pub const UNIT: &str = include_str!("../../deploy/viking.service");
 
 /// What commands share.
 pub(crate) struct Context {
@@ -29,18 +37,22 @@ pub(crate) struct Context {
     pub(crate) print: Printer,
     /// Where the API is, or is to listen.
     pub(crate) api: String,
+    /// Where the settings came from.
+    pub(crate) layers: Layers,
 }
 
 /// Does what the command line says; answers the exit code.
 ///
 /// # Errors
 /// With what to print on stderr and the exit code.
-pub async fn run(cli: Cli) -> Outcome {
+pub async fn run(cli: Cli, layers: Layers) -> Outcome {
     let context = Context {
         client: Client::new(&cli.global.api)?,
         print: Printer::new(&cli.global),
         api: cli.global.api,
+        layers,
     };
+    context.layers.remark(&context.print);
     match cli.command {
         Command::Host(args) => hosting::host(&context, &args).await,
         Command::Up(args) => up::up(&context, &args).await,
@@ -54,6 +66,11 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Events(args) => lists::events(&context, args.stack.as_ref()).await,
         Command::History(args) => lists::history(&context, &args.stack).await,
         Command::Logs(args) => logs::logs(&context, &args).await,
+        Command::Config { what } => match what {
+            args::Config::Check(args) => check::check(&context, &args.host),
+            args::Config::Example => out(EXAMPLE).map(|()| 0),
+            args::Config::Unit => out(UNIT).map(|()| 0),
+        },
         Command::Debug {
             what: args::Debug::Keys,
         } => lists::keys(&context).await,

@@ -29,7 +29,8 @@ pub(crate) async fn up(context: &Context, args: &UpArgs) -> Outcome {
         context.print.remark(&remark);
         return once(context, &request, args.timeout).await;
     }
-    let config = hosting::config(&args.host, &context.api)?;
+    let config = hosting::config(&args.host, &context.api)
+        .map_err(|failure| context.layers.blame(failure))?;
     let shutdown = CancellationToken::new();
     let run = crate::host::run(config, shutdown.clone());
     tokio::pin!(run);

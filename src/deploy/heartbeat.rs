@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::docker::SharedEngine;
-use crate::model::host::{Capacity, EngineState, Fetched, HostRecord, Member};
+use crate::model::host::{Capacity, Declared, EngineState, Fetched, HostRecord, Member};
 use crate::model::names::HostName;
 use crate::store::LeaseId;
 use crate::store::tables::Tables;
@@ -36,6 +36,8 @@ pub struct Heartbeat {
     pub host: HostName,
     /// The address ports are published on.
     pub address: IpAddr,
+    /// What the operator says of the machine.
+    pub declared: Declared,
     /// Where the API listens.
     pub api: String,
     /// Tells a machine from another of the same name.
@@ -152,7 +154,8 @@ impl Heartbeat {
         let member = Member {
             v: 1,
             machine_id: self.machine_id.clone(),
-            capacity,
+            tags: self.declared.tags.clone(),
+            capacity: self.declared.capacity(capacity),
             joined_ms: wake::now_ms(),
             ..Member::default()
         };

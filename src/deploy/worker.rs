@@ -22,7 +22,7 @@ use super::ports::PortBook;
 use super::runs::Runs;
 use super::view::View;
 use crate::docker::SharedEngine;
-use crate::model::host::LEASE_TTL;
+use crate::model::host::{Declared, LEASE_TTL};
 use crate::model::names::HostName;
 use crate::store::election::LeaseKeeper;
 use crate::store::keys::Family;
@@ -47,6 +47,8 @@ pub struct Worker {
     pub host: HostName,
     /// The address ports are published on.
     pub address: IpAddr,
+    /// What the operator says of the machine.
+    pub declared: Declared,
     /// Address in front of every image of ours.
     pub registry: String,
     /// Where this host keeps its files.
@@ -88,6 +90,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
         engine: Arc::clone(&worker.engine),
         host: worker.host.clone(),
         address: worker.address,
+        declared: worker.declared.clone(),
         api: worker.api.clone(),
         machine_id: worker.machine_id.clone(),
         started_ms: wake::now_ms(),

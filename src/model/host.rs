@@ -34,6 +34,28 @@ pub struct Capacity {
     pub memory_bytes: u64,
 }
 
+/// What the operator says of a machine, beside what it says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// Tags for `filter:`.
+    pub tags: BTreeSet<String>,
+    /// Thousandths of a core that jobs may reserve, when not all that Docker sees.
+    pub cpu_millis: Option<u64>,
+    /// Bytes that jobs may reserve, when not all that Docker sees.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Declared {
+    /// What the machine can hold: as declared, else as Docker sees it.
+    #[must_use]
+    pub fn capacity(&self, seen: Capacity) -> Capacity {
+        Capacity {
+            cpu_millis: self.cpu_millis.unwrap_or(seen.cpu_millis),
+            memory_bytes: self.memory_bytes.unwrap_or(seen.memory_bytes),
+        }
+    }
+}
+
 /// Value of `/member/<hostname>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {

@@ -27,7 +27,7 @@ pub enum ImageRef {
     },
     /// In somebody else's registry: pulled as `<name>@<digest>`.
     External {
-        /// Reference without tag and digest, such as `redis` or `quay.io/x/y`.
+        /// Reference without tag and digest, such as `redis` or `registry.example/x/y`.
         name: String,
         /// `sha256:…` of the manifest.
         digest: String,

@@ -203,6 +203,7 @@ impl<'a> Planner<'a> {
                 self.plan.kept.push(wanted.job.clone());
                 let reason = format!("{} is lost", placed.host);
                 self.flip(wanted, placed, other, reason.clone());
+                self.pin(wanted, &other.host);
                 let placement = placed.clone();
                 self.plan.stop.push(Stop { placement, reason });
             }

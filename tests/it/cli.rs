@@ -21,6 +21,7 @@ async fn viking(api: &str, args: &[&str]) -> Output {
     command
         .env_remove("RUST_LOG")
         .env("VIKING_API", api)
+        .env("VIKING_CONFIG", "/dev/null")
         .args(args)
         .stdin(Stdio::null())
         .kill_on_drop(true)

@@ -1,6 +1,7 @@
 //! One worker in this process: the fake engine, the store in memory, time that is held still. Each
 //! test is a promise a host makes about containers.
 
+mod member;
 mod properties;
 mod real;
 mod rig;

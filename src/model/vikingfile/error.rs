@@ -1,5 +1,5 @@
 //! What is wrong with a `viking.yml`, where, and what would be right: one value that the CLI prints
-//! in full and status shows as one line. Made by the readers and checks of this folder; filled in
+//! in full and status shows as one line. Made by the readers and checks of this folder and of `config::file`; filled in
 //! with the file's name and the lines around by `VikingFile::parse`. Never has colour.
 
 use std::fmt::Write as _;
@@ -17,13 +17,18 @@ const ALLOWED_INLINE_CHARS_MAX: usize = 120;
 
 /// A place in the file, 1-based, columns counted in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct At {
+pub(crate) struct At {
     pub(super) line: u64,
     pub(super) column: u64,
     pub(super) width: u64,
 }
 
 impl At {
+    /// The line, 1-based.
+    pub(crate) fn line(self) -> u64 {
+        self.line
+    }
+
     /// The first character of the file.
     pub(super) const START: Self = Self {
         line: 1,
@@ -105,7 +110,7 @@ impl Error {
     }
 
     /// An error at a place of the file.
-    pub(super) fn at(at: At, message: impl Into<String>) -> Self {
+    pub(crate) fn at(at: At, message: impl Into<String>) -> Self {
         Self(Box::new(Report {
             file: String::new(),
             at,
@@ -118,13 +123,13 @@ impl Error {
     }
 
     /// Adds what was found.
-    pub(super) fn with_found(mut self, found: &str) -> Self {
+    pub(crate) fn with_found(mut self, found: &str) -> Self {
         self.0.found = Some(cut(found));
         self
     }
 
     /// Adds what is allowed.
-    pub(super) fn with_allowed<T: Into<String>>(
+    pub(crate) fn with_allowed<T: Into<String>>(
         mut self,
         allowed: impl IntoIterator<Item = T>,
     ) -> Self {
@@ -133,13 +138,13 @@ impl Error {
     }
 
     /// Adds the known word nearest to what was found.
-    pub(super) fn with_nearest(mut self, nearest: Option<&str>) -> Self {
+    pub(crate) fn with_nearest(mut self, nearest: Option<&str>) -> Self {
         self.0.nearest = nearest.map(ToOwned::to_owned);
         self
     }
 
     /// Adds the file's name and the lines around the place.
-    pub(super) fn in_file(mut self, file: &str, text: &str) -> Self {
+    pub(crate) fn in_file(mut self, file: &str, text: &str) -> Self {
         self.0.file = file.to_owned();
         let at = self.0.at;
         let first = at.line.saturating_sub(CONTEXT_LINES).max(1);

@@ -1,5 +1,5 @@
 //! Strict reading of one mapping: only known keys, each in one spelling, each value of the kind it
-//! must have. Used by `build`, `deploy` and `parts`; knows no meaning of any key.
+//! must have. Used by `build`, `deploy`, `parts` and `config::file`; knows no meaning of any key.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -14,22 +14,22 @@ const TEXT_BYTES_MAX: usize = 4 * 1024;
 const LONG_TEXT_BYTES_MAX: usize = 128 * 1024;
 
 /// A mapping whose keys are all known.
-pub(super) struct Fields<'y> {
+pub(crate) struct Fields<'y> {
     place: String,
     at: At,
     found: BTreeMap<&'static str, &'y Entry>,
 }
 
 /// One value, with what errors call it.
-pub(super) struct Field<'y> {
+pub(crate) struct Field<'y> {
     pub(super) place: String,
-    pub(super) at: At,
+    pub(crate) at: At,
     pub(super) node: &'y Node,
 }
 
 impl<'y> Fields<'y> {
     /// Reads the mapping that `field` must be, with the keys of `section`.
-    pub(super) fn read(section: &'static Section, field: &Field<'y>) -> Result<Self, Error> {
+    pub(crate) fn read(section: &'static Section, field: &Field<'y>) -> Result<Self, Error> {
         let mut found: BTreeMap<&'static str, &Entry> = BTreeMap::new();
         for entry in field.entries()? {
             let Some(key) = section.find(&entry.key) else {
@@ -51,9 +51,9 @@ impl<'y> Fields<'y> {
     }
 
     /// The value of a key, if it is given.
-    pub(super) fn get(&self, name: &str) -> Option<Field<'y>> {
+    pub(crate) fn get(&self, name: &str) -> Option<Field<'y>> {
         let entry = self.found.get(name)?;
-        let place = if self.place == super::keys::TOP.name {
+        let place = if self.place == super::keys::WHOLE {
             entry.key.clone()
         } else {
             format!("{}.{}", self.place, entry.key)
@@ -130,7 +130,7 @@ impl<'y> Field<'y> {
     }
 
     /// A text of one line, not empty.
-    pub(super) fn text(&self) -> Result<&'y str, Error> {
+    pub(crate) fn text(&self) -> Result<&'y str, Error> {
         let text = self.raw(TEXT_BYTES_MAX)?;
         if text.trim().is_empty() {
             return Err(self.wrong("the text is empty"));
@@ -153,7 +153,7 @@ impl<'y> Field<'y> {
     }
 
     /// `true` or `false`, without quotes.
-    pub(super) fn flag(&self) -> Result<bool, Error> {
+    pub(crate) fn flag(&self) -> Result<bool, Error> {
         let Value::Text { text, plain: true } = &self.node.value else {
             return Err(self
                 .wrong_kind("true or false")
@@ -202,7 +202,7 @@ impl<'y> Field<'y> {
     }
 
     /// The items of a list, or the one text that stands for a list of one.
-    pub(super) fn one_or_many(&self, max: usize) -> Result<Vec<Self>, Error> {
+    pub(crate) fn one_or_many(&self, max: usize) -> Result<Vec<Self>, Error> {
         match &self.node.value {
             Value::Text { .. } if !self.node.is_null() => Ok(vec![self.item(self.node)]),
             Value::Text { .. } | Value::Map(_) => Err(self.wrong_kind("a text or a list")),

@@ -63,7 +63,7 @@ impl Key {
         }
     }
 
-    const fn also(self, aliases: &'static [&'static str]) -> Self {
+    pub(crate) const fn also(self, aliases: &'static [&'static str]) -> Self {
         Self { aliases, ..self }
     }
 
@@ -74,12 +74,13 @@ impl Key {
         }
     }
 
-    const fn elsewhere(self, elsewhere: &'static [&'static str]) -> Self {
+    pub(crate) const fn elsewhere(self, elsewhere: &'static [&'static str]) -> Self {
         Self { elsewhere, ..self }
     }
 }
 
-const fn key(name: &'static str, takes: &'static str) -> Key {
+/// A key that is spelt in one way.
+pub(crate) const fn key(name: &'static str, takes: &'static str) -> Key {
     Key {
         name,
         aliases: &[],
@@ -99,8 +100,11 @@ static SECTIONS: [&Section; 9] = [
     &TOP, &VIKING, &BUILD, &CONTAINER, &WEBSITE, &HEALTH, &RESOURCES, &STOP, &DOMAIN,
 ];
 
+/// What errors call the mapping that is a whole file.
+pub(crate) const WHOLE: &str = "the file";
+
 pub(super) static TOP: Section = Section {
-    name: "the file",
+    name: WHOLE,
     keys: &[
         key("viking", "name and comment of the stack"),
         key("build", "map of image name to Dockerfile").elsewhere(&["images"]),

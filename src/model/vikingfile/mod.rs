@@ -25,13 +25,17 @@ use std::collections::BTreeMap;
 use super::names::{ImageName, NodeName, StackName};
 use super::release::{Domain, Filter, NodeKind};
 use super::spec::{Settings, StopPolicy};
-use fields::{Field, Fields};
 
 pub use build::IMAGES_MAX;
 pub use deploy::{NODES_MAX, PORTS_MAX, SCALE_MAX};
+pub(crate) use error::At;
 pub use error::Error;
+pub(crate) use fields::{Field, Fields};
 pub use input::FILE_BYTES_MAX;
 pub use keys::{Key, Section, known_keys};
+pub(crate) use keys::{WHOLE, key};
+pub(crate) use size::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, memory_bytes};
+pub(crate) use words::host_tag;
 pub use words::link_variable;
 
 /// Longest comment, in bytes: it is shown in one line.
@@ -54,7 +58,7 @@ impl VikingFile {
             &keys::TOP,
             &Field {
                 place: keys::TOP.name.to_owned(),
-                at: error::At::START,
+                at: At::START,
                 node: &root,
             },
         )?;
@@ -75,6 +79,33 @@ impl VikingFile {
             deploy: drafts.into_iter().map(|draft| draft.node).collect(),
         })
     }
+}
+
+/// Reads another file of ours as strictly as `viking.yml`: `section` holds its top keys and is called
+/// [`WHOLE`]. None when nothing is written in it.
+///
+/// # Errors
+/// The first thing that is wrong, with its place and what would be right.
+pub(crate) fn read_strictly<T>(
+    file_name: &str,
+    text: &[u8],
+    section: &'static Section,
+    read: impl FnOnce(&Fields<'_>) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
+    let decoded =
+        input::decode(text).map_err(|error| error.in_file(file_name, &input::for_people(text)))?;
+    let whole = || {
+        let Some(root) = yaml::read_any(&decoded)? else {
+            return Ok(None);
+        };
+        let field = Field {
+            place: section.name.to_owned(),
+            at: At::START,
+            node: &root,
+        };
+        read(&Fields::read(section, &field)?).map(Some)
+    };
+    whole().map_err(|error: Error| error.in_file(file_name, &decoded))
 }
 
 fn identity(field: &Field<'_>) -> Result<(StackName, Option<String>), Error> {

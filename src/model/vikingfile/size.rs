@@ -7,9 +7,9 @@ const FRACTION_DIGITS: usize = 3;
 /// Forms of a duration.
 pub(super) const DURATION_ALLOWED: &str = "durations such as 2s, 500ms, 10m, 1h30m, or seconds";
 /// Forms of an amount of memory.
-pub(super) const MEMORY_ALLOWED: &str = "amounts such as 256M, 512Mi, 1.5G, or bytes";
+pub(crate) const MEMORY_ALLOWED: &str = "amounts such as 256M, 512Mi, 1.5G, or bytes";
 /// Forms of an amount of processor.
-pub(super) const CPU_ALLOWED: &str = "cores such as 0.5 or 2, down to 0.001";
+pub(crate) const CPU_ALLOWED: &str = "cores such as 0.5 or 2, down to 0.001";
 
 /// Milliseconds of `2s`, `500ms`, `10m`, `1h30m`, or bare seconds.
 pub(super) fn duration_ms(text: &str) -> Option<u64> {
@@ -33,7 +33,7 @@ pub(super) fn duration_ms(text: &str) -> Option<u64> {
 }
 
 /// Bytes of `256M`, `1G`, `512Mi`, or bare bytes. Units count by 1024, as Docker counts.
-pub(super) fn memory_bytes(text: &str) -> Option<u64> {
+pub(crate) fn memory_bytes(text: &str) -> Option<u64> {
     let end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
@@ -51,7 +51,7 @@ pub(super) fn memory_bytes(text: &str) -> Option<u64> {
 }
 
 /// Thousandths of a core.
-pub(super) fn cpu_millis(text: &str) -> Option<u64> {
+pub(crate) fn cpu_millis(text: &str) -> Option<u64> {
     thousandths(text).filter(|millis| *millis > 0)
 }
 

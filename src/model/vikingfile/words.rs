@@ -134,14 +134,19 @@ pub(super) fn filter(text: &str) -> Result<Filter, String> {
         (None, Some((_, other))) => return Err(format!("{:?} is not \"flexible\"", cut(other))),
         (None, None) => (text, FilterRule::Required),
     };
+    Ok(Filter {
+        tag: host_tag(tag)?,
+        rule,
+    })
+}
+
+/// A tag of a host, as its operator gives it and as `filter:` asks for it.
+pub(crate) fn host_tag(tag: &str) -> Result<String, String> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.=".contains(&b);
     if tag.is_empty() || tag.len() > TAG_BYTES_MAX || !tag.bytes().all(good) {
         return Err(format!("{:?} is not a host tag", cut(tag)));
     }
-    Ok(Filter {
-        tag: tag.to_owned(),
-        rule,
-    })
+    Ok(tag.to_owned())
 }
 
 /// A host name, perhaps with a leading `*.`, in lower case.

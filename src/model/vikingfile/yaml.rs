@@ -79,6 +79,14 @@ impl Entry {
 /// # Errors
 /// With the place, but without file name and lines around.
 pub(super) fn read(text: &str) -> Result<Node, Error> {
+    read_any(text)?.ok_or_else(|| Error::at(At::START, "the file is empty"))
+}
+
+/// Reads the one document of `text`; none when nothing is written in it.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_any(text: &str) -> Result<Option<Node>, Error> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     options.disallow_directives = true;
@@ -89,9 +97,7 @@ pub(super) fn read(text: &str) -> Result<Node, Error> {
         let (event, span) = next.map_err(|error| syntax(&error))?;
         tree.take(event, &span)?;
     }
-    tree.root
-        .filter(|root| !root.is_null())
-        .ok_or_else(|| Error::at(At::START, "the file is empty"))
+    Ok(tree.root.filter(|root| !root.is_null()))
 }
 
 fn syntax(error: &ScanError) -> Error {

@@ -154,6 +154,7 @@ impl Cluster {
             engine: Arc::new(host.engine.clone()),
             host: host.name.clone(),
             address: host.address,
+            declared: viking::model::host::Declared::default(),
             registry: REGISTRY.to_owned(),
             data_dir: host.dir.path().to_owned(),
             api: "127.0.0.1:8791".to_owned(),

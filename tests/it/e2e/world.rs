@@ -145,7 +145,7 @@ impl World {
             .open(self.log_file())
             .expect("a log");
         let child = self
-            .command(&["host"])
+            .command(&["host", "--config", "/dev/null"])
             .args(self.host_flags())
             .envs(env.iter().copied())
             .stdout(log.try_clone().expect("a descriptor"))

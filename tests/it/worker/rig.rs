@@ -16,7 +16,7 @@ use viking::deploy::worker::{self, Worker};
 use viking::docker::fake::FakeEngine;
 use viking::docker::{Container, RunState, SharedEngine};
 use viking::model::endpoint::{Endpoint, ListenRequest};
-use viking::model::host::{Fetch, Fetched};
+use viking::model::host::{Declared, Fetch, Fetched};
 use viking::model::job::{CounterRecord, Instance, JobKey, JobState, StateRecord};
 use viking::model::names::{HostName, NodeName, StackName, Tag};
 use viking::model::release::{Commit, NodeKind, Phase, Pointer, Release, ReleaseNode, RunId};
@@ -103,7 +103,9 @@ pub(super) struct Rig {
     pub(super) engine: FakeEngine,
     used: SharedEngine,
     store: Arc<Flaky>,
-    tables: Tables,
+    pub(super) tables: Tables,
+    /// What the operator says, from the next restart on.
+    pub(super) declared: Declared,
     dir: tempfile::TempDir,
     asked: Arc<Mutex<Vec<ListenRequest>>>,
     listen: Listen,
@@ -138,6 +140,7 @@ impl Rig {
             used,
             store,
             tables,
+            declared: Declared::default(),
             dir: tempfile::tempdir().expect("a directory"),
             listen: ambassador(Arc::clone(&asked)),
             asked,
@@ -154,6 +157,7 @@ impl Rig {
             engine: Arc::clone(&self.used),
             host: host(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            declared: self.declared.clone(),
             registry: "127.0.0.1:5000".to_owned(),
             data_dir: self.dir.path().to_owned(),
             api: "127.0.0.1:8791".to_owned(),
@@ -416,7 +420,7 @@ impl Rig {
     }
 }
 
-fn host() -> HostName {
+pub(super) fn host() -> HostName {
     HostName::parse("host-1").expect("a name")
 }
 
