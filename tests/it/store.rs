@@ -1,11 +1,13 @@
 //! The store's contract: one suite over every kind of store. The kind in memory runs on a paused
-//! clock, the durable one in real time; `durable` adds what only a file can promise, `model` compares
-//! with a naive store.
+//! clock, those on disk, on one etcd and on three in real time. `durable` adds what only a file can
+//! promise, `etcd` what only members can, `model` compares with a naive store.
 
 mod durable;
+mod etcd;
 mod leases;
 mod model;
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +31,8 @@ struct Subject {
     compact: Box<dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync>,
     /// A lease short enough to wait for.
     ttl: Duration,
-    _dir: Option<tempfile::TempDir>,
+    /// What the store needs for as long as it lives.
+    _keep: Box<dyn Any + Send>,
 }
 
 fn subject(local: Arc<LocalStore>, dir: Option<tempfile::TempDir>) -> Subject {
@@ -41,7 +44,7 @@ fn subject(local: Arc<LocalStore>, dir: Option<tempfile::TempDir>) -> Subject {
             Box::pin(async move { local.compact(revision).await.expect("compacts") })
         }),
         ttl: Duration::from_secs(1),
-        _dir: dir,
+        _keep: Box::new(dir),
     }
 }
 
@@ -64,6 +67,14 @@ macro_rules! contract {
         mod local_keeps {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(super::on_disk()).await; })*
+        }
+        mod etcd_keeps {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::etcd::subject(1).await).await; })*
+        }
+        mod three_etcds_keep {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::etcd::subject(3).await).await; })*
         }
     };
 }

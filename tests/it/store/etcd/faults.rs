@@ -1,0 +1,1 @@
+//! Members that die, hang and come back.
