@@ -44,6 +44,8 @@ prepare() {
     need ssh openssh-client
     need ssh-keygen openssh-client
     need redis-server redis-server
+    need etcd etcd-server
+    need etcdctl etcd-client
     install_missing
     # sshd refuses to run as root without it; the package's own service would have made it.
     [ "$(id -u)" != 0 ] || mkdir -p /run/sshd
