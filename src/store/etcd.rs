@@ -7,6 +7,7 @@ mod options;
 mod pool;
 mod watch;
 mod wire;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,11 +85,15 @@ impl EtcdStore {
     /// Reads page by page, all of the revision of the first.
     async fn read(&self, selectors: &[Selector]) -> std::result::Result<Snapshot, Fault> {
         let mut wants: Vec<Want> = selectors.iter().map(Want::of).collect();
+        if wants.is_empty() {
+            let (revision, lists) = (self.pool.revision("").await?, Vec::new());
+            return Ok(Snapshot { revision, lists });
+        }
         let mut revision = 0;
         loop {
             let mut unread: Vec<&mut Want> = wants.iter_mut().filter(|want| want.more).collect();
             unread.truncate(TXN_OPS_MAX);
-            if unread.is_empty() && revision > 0 {
+            if unread.is_empty() {
                 break;
             }
             let at = self.page(&mut unread, revision).await?;
@@ -128,7 +133,7 @@ impl EtcdStore {
                 want.take(page.take_kvs(), more);
             }
         }
-        Ok(answer.header().map_or(0, |header| header.revision()))
+        Ok(Head::of(answer.header()).map_or(0, |head| head.revision))
     }
 }
 
@@ -157,13 +162,13 @@ impl Store for EtcdStore {
             let request = request.clone();
             async move {
                 let answer = client.txn(request).await?;
-                let revision = answer.header().map_or(0, |header| header.revision());
+                let head = Head::of(answer.header());
                 let committed = if answer.succeeded() {
-                    Committed::Done(revision)
+                    Committed::Done(head.map_or(0, |head| head.revision))
                 } else {
                     Committed::Conflict
                 };
-                Ok((Head::of(answer.header()), committed))
+                Ok((head, committed))
             }
         };
         let committed = self.pool.call(ONCE, ask).await;
@@ -172,7 +177,7 @@ impl Store for EtcdStore {
 
     async fn watch(&self, prefix: &str, from: i64) -> Result<mpsc::Receiver<Watched>> {
         check::watch(from)?;
-        let revision = self.pool.revision().await;
+        let revision = self.pool.revision(prefix).await;
         let revision = revision.map_err(|fault| fault.into_error(0))?;
         let from = if from == 0 { revision + 1 } else { from };
         if from > revision + 1 {

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, Txn};
+use etcd_client::{Client, ConnectOptions, GetOptions};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::wire::{Fault, Head, fault};
+use super::wire::{Fault, Head, fault, some_key};
 use crate::store::Error;
 
 /// Between two rounds through the members.
@@ -157,10 +157,11 @@ impl Pool {
         }
     }
 
-    /// The newest revision, agreed on by the members.
-    pub(super) async fn revision(&self) -> Result<i64, Fault> {
+    /// The newest revision, agreed on by the members; `key` is one that our user may read.
+    pub(super) async fn revision(&self, key: &str) -> Result<i64, Fault> {
         let ask = |mut client: Client| async move {
-            let answer = client.txn(Txn::new()).await?;
+            let options = GetOptions::new().with_keys_only();
+            let answer = client.get(some_key(key), Some(options)).await?;
             let head = Head::of(answer.header());
             Ok((head, head.map_or(0, |head| head.revision)))
         };
@@ -175,6 +176,7 @@ impl Pool {
     {
         let until = Instant::now() + limits.overall;
         let mut tries = 0;
+        let mut before = None;
         loop {
             tries += 1;
             let at = self.current();
@@ -197,8 +199,11 @@ impl Pool {
             let round = tries % self.members.len() == 0;
             let pause = if round { PAUSE } else { Duration::ZERO };
             if Instant::now() + pause >= until {
-                return Err(fault);
+                // That the last try was cut short says less than why the one before it failed.
+                let cut_short = Instant::now() >= until;
+                return Err(before.filter(|_| cut_short).unwrap_or(fault));
             }
+            before = Some(fault);
             sleep(pause).await;
         }
     }

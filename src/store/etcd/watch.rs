@@ -163,7 +163,7 @@ impl Follow {
         };
         self.pool.seen().known(head.cluster)?;
         if told.created() && !told.canceled() && head.revision + 1 < self.from {
-            let newest = self.pool.revision().await;
+            let newest = self.pool.revision(&self.prefix).await;
             newest.map_err(|fault| fault.into_error(0).to_string())?;
         }
         Ok(())

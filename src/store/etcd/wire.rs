@@ -7,10 +7,8 @@ use etcd_client::{
 };
 use tonic::{Code, ConnectError, Status};
 
+use super::words::{bounded, chain, explained};
 use crate::store::{Compare, Error, Event, KeyValue, LeaseId, Op, Selector, Txn};
-
-/// Most characters of somebody else's message.
-const MESSAGE_CHARS_MAX: usize = 400;
 
 /// What the client says when a keep-alive is answered with no time to live.
 const LEASE_NOT_FOUND: &str = "lease not found";
@@ -151,107 +149,6 @@ fn never_sent(status: &Status) -> bool {
     false
 }
 
-/// A message with its causes, and what to check where we know.
-fn explained(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    if let Some(source) = std::error::Error::source(status) {
-        append(&mut text, &chain(source));
-    }
-    let text = bounded(&text);
-    match hint(&text) {
-        Some(hint) => format!("{text}; {hint}"),
-        None => text,
-    }
-}
-
-fn hint(text: &str) -> Option<&'static str> {
-    let hints = [
-        (
-            "UnknownIssuer",
-            "its certificate is not by the authority in --etcd-ca",
-        ),
-        (
-            "NotValidForName",
-            "its certificate is for another name: give that one with --etcd",
-        ),
-        (
-            "not valid for name",
-            "its certificate is for another name: give that one with --etcd",
-        ),
-        ("certificate expired", "its certificate has expired"),
-        (
-            "CertificateRequired",
-            "it wants a certificate of ours: --etcd-cert and --etcd-key",
-        ),
-        (
-            "alert: BadCertificate",
-            "it does not take our certificate: check --etcd-cert",
-        ),
-        (
-            "alert: UnknownCA",
-            "it does not take our certificate: check --etcd-cert",
-        ),
-        (
-            "alert: UnknownCa",
-            "it does not take our certificate: check --etcd-cert",
-        ),
-        (
-            "alert: DecryptError",
-            "it does not take our certificate: check --etcd-cert",
-        ),
-        (
-            "InvalidContentType",
-            "it does not speak TLS: http:// instead of https://?",
-        ),
-        (
-            "invalid user ID or password",
-            "check --etcd-user and --etcd-password-file",
-        ),
-        (
-            "user name is empty",
-            "it wants a user: --etcd-user and --etcd-password-file",
-        ),
-        (
-            "authentication is not enabled",
-            "it knows no users: leave out --etcd-user",
-        ),
-        (
-            "permission denied",
-            "the user of --etcd-user needs a role that reads and writes all keys",
-        ),
-        (
-            "space exceeded",
-            "compact and defragment etcd, then `etcdctl alarm disarm`",
-        ),
-    ];
-    let found = hints.iter().find(|(sign, _)| text.contains(sign));
-    found.map(|(_, hint)| *hint)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        append(&mut text, &error.to_string());
-        source = error.source();
-    }
-    text
-}
-
-/// Causes often repeat one another.
-fn append(text: &mut String, more: &str) {
-    if text.is_empty() {
-        more.clone_into(text);
-    } else if !text.contains(more) {
-        text.push_str(": ");
-        text.push_str(more);
-    }
-}
-
-fn bounded(text: &str) -> String {
-    text.chars().take(MESSAGE_CHARS_MAX).collect()
-}
-
 /// The first key and the end of all keys that start so, as etcd writes ranges.
 pub(super) fn prefix_range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     let start = prefix.as_bytes();
@@ -265,6 +162,12 @@ pub(super) fn prefix_range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     // All keys: a zero stands for the first and for no end.
     let from = if start.is_empty() { &[0] } else { start };
     (from.to_vec(), vec![0])
+}
+
+/// What is read when only the revision is wanted. It must be something: a transaction that reads
+/// nothing is answered by one member alone, from what it happens to know.
+pub(super) fn some_key(key: &str) -> &str {
+    if key.is_empty() { "/" } else { key }
 }
 
 /// A read that goes on page by page.

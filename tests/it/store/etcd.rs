@@ -1,6 +1,7 @@
 //! The contract over real etcds, and what only they can do to a store: members that die, hang and
 //! come back, certificates, users. `server` runs the processes.
 
+mod election;
 mod faults;
 mod secure;
 mod server;

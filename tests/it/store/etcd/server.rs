@@ -19,7 +19,8 @@ const READY: Duration = Duration::from_secs(30);
 const STARTS: usize = 3;
 
 /// Starts etcd and ends it as soon as its own input ends: also when the test is killed.
-const GUARD: &str = r#"etcd "$@" </dev/null & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null"#;
+const GUARD: &str =
+    r#"etcd "$@" </dev/null & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null; wait"#;
 
 /// Members that know one another.
 pub(super) struct Etcd {
