@@ -3,6 +3,7 @@
 
 pub mod args;
 pub mod client;
+mod etcd;
 pub mod failure;
 mod follow;
 mod hosting;
