@@ -116,9 +116,12 @@ impl Member {
         Ok(client)
     }
 
-    /// Drops a connection that may be dead without knowing it, or whose token is.
-    async fn forget(&self) {
-        drop(self.client.lock().await.take());
+    /// Drops a connection that may be dead without knowing it, or whose token is. Whoever holds the
+    /// lock is making a new one already.
+    fn forget(&self) {
+        if let Ok(mut slot) = self.client.try_lock() {
+            drop(slot.take());
+        }
     }
 }
 
@@ -177,6 +180,7 @@ impl Pool {
         let until = Instant::now() + limits.overall;
         let mut tries = 0;
         let mut before = None;
+        let mut doubted = 0;
         loop {
             tries += 1;
             let at = self.current();
@@ -188,6 +192,14 @@ impl Pool {
             match fault {
                 Fault::NotDone(_) => self.leave(at),
                 Fault::Token(_) => {}
+                Fault::Doubted(_) => {
+                    self.leave(at);
+                    doubted += 1;
+                    // When none can be believed, time does not help.
+                    if doubted >= self.members.len() {
+                        return Err(fault);
+                    }
+                }
                 Fault::Unsure(_) => {
                     self.leave(at);
                     if !limits.again {
@@ -223,7 +235,7 @@ impl Pool {
         let member = &self.members[at];
         let asked = self.seen.revision();
         let Ok(answer) = timeout_at(limit, ask(client)).await else {
-            member.forget().await;
+            member.forget();
             return Err(Fault::Unsure("no answer in time".into()).said_by(&member.endpoint));
         };
         let (head, answer) = match answer {
@@ -231,7 +243,7 @@ impl Pool {
             Err(error) => {
                 let fault = fault(&error).said_by(&member.endpoint);
                 if matches!(fault, Fault::Token(_)) {
-                    member.forget().await;
+                    member.forget();
                 }
                 return Err(fault);
             }
@@ -241,7 +253,7 @@ impl Pool {
             Ok(()) => Ok(answer),
             // What was written there is written; whoever asked must not take it for done.
             Err(why) if !again => Err(Fault::Final(Error::Failed(why)).said_by(&member.endpoint)),
-            Err(why) => Err(Fault::NotDone(why).said_by(&member.endpoint)),
+            Err(why) => Err(Fault::Doubted(why).said_by(&member.endpoint)),
         }
     }
 
@@ -259,8 +271,8 @@ impl Pool {
         }
     }
 
-    /// A word about a member that only its own watch has found silent.
-    pub(super) async fn forget(&self, at: usize) {
-        self.members[at].forget().await;
+    /// For who found a member silent by itself.
+    pub(super) fn forget(&self, at: usize) {
+        self.members[at].forget();
     }
 }

@@ -130,7 +130,7 @@ impl Follow {
             let told = match next(&mut stream).await {
                 Ok(told) => told,
                 Err(why) => {
-                    self.pool.forget(at).await;
+                    self.pool.forget(at);
                     return Left::Failed(why);
                 }
             };
@@ -184,7 +184,7 @@ impl Follow {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(fault(&error)),
             Err(_) => {
-                self.pool.forget(at).await;
+                self.pool.forget(at);
                 Err(Fault::NotDone("no watch in time".into()))
             }
         }

@@ -42,6 +42,8 @@ pub(super) enum Fault {
     Compacted,
     /// The token is out of date; nothing was done.
     Token(String),
+    /// The member's answer cannot be true; another's may be.
+    Doubted(String),
     /// Asking again helps nobody.
     Final(Error),
 }
@@ -51,6 +53,7 @@ impl Fault {
     pub(super) fn into_error(self, lease: LeaseId) -> Error {
         match self {
             Self::NotDone(why) | Self::Unsure(why) | Self::Token(why) => Error::Unreachable(why),
+            Self::Doubted(why) => Error::Failed(why),
             Self::NoLease => Error::LeaseGone(lease),
             Self::Compacted => Error::Unreachable("it was compacted while it was read".into()),
             Self::Final(error) => error,
@@ -64,6 +67,7 @@ impl Fault {
             Self::NotDone(why) => Self::NotDone(named(why)),
             Self::Unsure(why) => Self::Unsure(named(why)),
             Self::Token(why) => Self::Token(named(why)),
+            Self::Doubted(why) => Self::Doubted(named(why)),
             Self::Final(Error::Refused(why)) => Self::Final(Error::Refused(named(why))),
             Self::Final(Error::Failed(why)) => Self::Final(Error::Failed(named(why))),
             other => other,

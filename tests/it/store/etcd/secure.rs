@@ -179,6 +179,11 @@ async fn with_a_certificate_and_a_password_everything_works() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_let_us_in_is_named() {
+    // Side by side: certificates are tried again until time runs out.
+    tokio::join!(what_is_too_little_is_named(), what_is_too_much_is_named());
+}
+
+async fn what_is_too_little_is_named() {
     let guarded = Guarded::start().await;
     let files = guarded.stranger.dir.clone();
     let wrong = files.join("password");
@@ -226,8 +231,8 @@ async fn what_does_not_let_us_in_is_named() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_without_tls_or_users_says_what_to_leave_out() {
+/// An etcd that knows neither certificates nor users says what to leave out.
+async fn what_is_too_much_is_named() {
     let etcd = Etcd::start(1).await;
     let files = tempfile::tempdir().expect("a temporary directory");
     let authority = Authority::new(files.path());
