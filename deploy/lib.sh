@@ -94,6 +94,10 @@ need_basics() {
     need cc gcc libc6-dev
     need make make
     need pkg-config pkg-config
+    need protoc protobuf-compiler libprotobuf-dev
+    # Debian's protoc comes without the files that others import.
+    [ "$(find_command protoc)" != /usr/bin/protoc ] || [ -e /usr/include/google/protobuf/descriptor.proto ] ||
+        MISSING+=(libprotobuf-dev)
     need git git
     need curl curl ca-certificates
     need docker docker.io

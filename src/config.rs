@@ -39,6 +39,21 @@ pub struct Config {
     pub declared: Declared,
     /// Optional prefix of every key.
     pub prefix: String,
+    /// Where etcd is; none for the store in the data directory.
+    pub etcd: Option<Etcd>,
+}
+
+/// Where etcd is, and what lets us in. Names files, never holds what is in them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Etcd {
+    /// Addresses of its members.
+    pub endpoints: Vec<String>,
+    /// The authority that signed the members' certificates.
+    pub ca: Option<PathBuf>,
+    /// Our certificate, and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Our user, and the file of its password.
+    pub user: Option<(String, PathBuf)>,
 }
 
 impl Config {
@@ -61,6 +76,7 @@ impl Default for Config {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             declared: Declared::default(),
             prefix: String::new(),
+            etcd: None,
         }
     }
 }

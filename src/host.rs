@@ -3,6 +3,7 @@
 //! nothing.
 
 pub mod identity;
+mod opening;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +29,6 @@ use crate::model::names::HostName;
 use crate::router::ambassador::{self, Ambassador};
 use crate::store::election;
 use crate::store::keys::Key;
-use crate::store::local::LocalStore;
 use crate::store::tables::{OpenError, Tables};
 use crate::sync::{Mirrors, Options};
 
@@ -78,13 +78,12 @@ async fn assemble(config: &Config) -> anyhow::Result<Assembled> {
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir)
         .with_context(|| format!("making the data directory {}", dir.display()))?;
-    let store = LocalStore::open(&dir.join("store.redb"))
-        .with_context(|| format!("opening the store in {}", dir.display()))?;
+    let (store, place) = opening::store(config).await?;
     let identity = Identity::of(dir);
     let (known, seen) = (identity.cluster()?, identity.seen()?);
     let tables = Tables::open(store, &config.prefix, known.as_deref(), seen)
         .await
-        .map_err(|error| not_opened(error, dir))?;
+        .map_err(|error| not_opened(error, &place, dir))?;
     identity.join(tables.cluster(), &config.host)?;
     let engine: SharedEngine = Arc::new(BollardEngine::connect(&config.docker)?);
     await_engine(&engine, &config.docker).await?;
@@ -98,18 +97,18 @@ async fn assemble(config: &Config) -> anyhow::Result<Assembled> {
 }
 
 /// Promise 5 at the start: another, an emptied or an older store is an operator's business.
-fn not_opened(error: OpenError, dir: &Path) -> anyhow::Error {
+fn not_opened(error: OpenError, place: &str, dir: &Path) -> anyhow::Error {
     let dir = dir.display();
     match &error {
         OpenError::Other { .. } | OpenError::Gone { .. } | OpenError::Older { .. } => {
             anyhow::Error::new(error).context(format!(
-                "the store in {dir} is not as this host left it, so nothing was changed; put the \
+                "the store {place} is not as this host left it, so nothing was changed; put the \
                  right one back, or, if this one is meant, remove {dir}/cluster and {dir}/seen: \
                  containers it does not name are then removed, volumes stay"
             ))
         }
         OpenError::Store(_) | OpenError::Unreadable(_) => {
-            anyhow::Error::new(error).context(format!("opening the store in {dir}"))
+            anyhow::Error::new(error).context(format!("opening the store {place}"))
         }
     }
 }

@@ -50,6 +50,8 @@ prepare() {
         need debootstrap debootstrap
         need docker-compose docker-compose
     fi
+    need etcd etcd-server
+    need etcdctl etcd-client
     install_missing
     # sshd refuses to run as root without it; the package's own service would have made it.
     [ "$(id -u)" != 0 ] || mkdir -p /run/sshd

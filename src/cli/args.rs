@@ -252,6 +252,9 @@ pub struct HostArgs {
         value_name = "TEXT"
     )]
     pub prefix: String,
+    /// Where etcd is.
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
     /// Form of the log on stderr: text or json
     #[arg(long, env = "VIKING_LOG_FORMAT", hide_env_values = true, value_enum, hide_possible_values = true, default_value_t = LogForm::Text, value_name = "FORM")]
     pub log: LogForm,
@@ -263,6 +266,63 @@ fn cores(text: &str) -> Result<u64, String> {
 
 fn memory(text: &str) -> Result<u64, String> {
     memory_bytes(text).ok_or_else(|| format!("allowed: {MEMORY_ALLOWED}"))
+}
+
+/// Flags about etcd, the store of several machines.
+#[derive(Debug, Clone, Default, Args)]
+pub struct EtcdArgs {
+    /// Keep the store in etcd, at these addresses of its members [default: in the data directory]
+    #[arg(
+        long,
+        env = "VIKING_ETCD",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "URL,…"
+    )]
+    pub etcd: Vec<String>,
+    /// Certificate of the authority that signed etcd's certificates, in PEM; for https
+    #[arg(
+        long,
+        env = "VIKING_ETCD_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub etcd_ca: Option<PathBuf>,
+    /// Certificate that etcd knows this host by, in PEM
+    #[arg(
+        long,
+        env = "VIKING_ETCD_CERT",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub etcd_cert: Option<PathBuf>,
+    /// Key of --etcd-cert, in PEM
+    #[arg(
+        long,
+        env = "VIKING_ETCD_KEY",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub etcd_key: Option<PathBuf>,
+    /// User to log in to etcd as
+    #[arg(
+        long,
+        env = "VIKING_ETCD_USER",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    pub etcd_user: Option<String>,
+    /// File of that user's password
+    #[arg(
+        long,
+        env = "VIKING_ETCD_PASSWORD_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub etcd_password_file: Option<PathBuf>,
+    /// Allow http to an etcd on another machine: whoever is in between reads and writes everything
+    #[arg(long, env = "VIKING_INSECURE_ETCD", hide_env_values = true)]
+    pub insecure_etcd: bool,
 }
 
 /// Form of a log.

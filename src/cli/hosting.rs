@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use super::args::HostArgs;
+use super::etcd::etcd;
 use super::failure::{Failure, Outcome};
 use crate::config::Config;
 use crate::host::identity::Identity;
@@ -73,6 +74,7 @@ pub(crate) fn config(args: &HostArgs, api: &str) -> Result<Config, Failure> {
             memory_bytes: args.capacity_memory,
         },
         prefix: args.prefix.clone(),
+        etcd: etcd(&args.etcd)?,
     })
 }
 

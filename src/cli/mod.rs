@@ -4,6 +4,7 @@
 pub mod args;
 mod check;
 pub mod client;
+mod etcd;
 pub mod failure;
 mod follow;
 mod hosting;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::state::{Answer, Change, State};
 use self::writer::{Ask, Request, Writer, decide};
-use super::{Committed, Error, LeaseId, Result, Selector, Snapshot, Store, Txn, Watched};
+use super::{Committed, Error, LeaseId, Result, Selector, Snapshot, Store, Txn, Watched, check};
 
 /// Batches a watch may be ahead of its reader; beyond, it waits and reads from history later.
 const WATCH_QUEUE: usize = 16;
@@ -300,9 +300,7 @@ impl Store for LocalStore {
     }
 
     async fn watch(&self, prefix: &str, from: i64) -> Result<mpsc::Receiver<Watched>> {
-        if from < 0 {
-            return Err(Error::Refused(format!("a watch from revision {from}")));
-        }
+        check::watch(from)?;
         let from = match from {
             0 => lock(&self.shared.view).state.revision + 1,
             from => from,

@@ -1,7 +1,9 @@
 //! The cluster's memory: keys with revisions, compare-and-swap transactions, watches and leases.
 //! The only place that knows keys. Everything else calls the typed reads and writes of `tables`.
 
+mod check;
 pub mod election;
+pub mod etcd;
 pub mod keys;
 pub mod local;
 pub mod pulse;
@@ -174,8 +176,8 @@ pub trait Store: Send + Sync + 'static {
     /// See [`Error`].
     async fn range(&self, selectors: &[Selector]) -> Result<Snapshot>;
 
-    /// Carries out a transaction whole or not at all. More than [`TXN_OPS_MAX`] ops, a key written
-    /// twice, or a value above [`VALUE_BYTES_MAX`] is refused.
+    /// Carries out a transaction whole or not at all. More than [`TXN_OPS_MAX`] ops or compares, a
+    /// key written twice, or a value above [`VALUE_BYTES_MAX`] is refused.
     ///
     /// # Errors
     /// See [`Error`]; a put under an ended lease is [`Error::LeaseGone`].

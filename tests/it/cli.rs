@@ -59,6 +59,10 @@ async fn wrong_usage_ends_with_64() {
         &["remove", "shop", "--confirm", "shpo"],
         &["add", "/nonexistent/repository"],
         &["host", "--api", "0.0.0.0:1"],
+        &["host", "--etcd", "http://192.0.2.1:2379"],
+        &["host", "--etcd", "https://192.0.2.1:2379"],
+        &["host", "--etcd-user", "anna"],
+        &["up", "--insecure-etcd"],
         &["status", "--api", "no address"],
         &[],
     ] {

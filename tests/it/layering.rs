@@ -178,6 +178,8 @@ fn each_edge_has_one_home() {
         ("git2::", "sync/"),
         ("bollard::", "docker/bollard"),
         ("redb::", "store/local"),
+        ("etcd_client::", "store/etcd"),
+        ("tonic::", "store/etcd"),
         ("std::process::Command", "sync/"),
         ("tokio::process", "sync/"),
     ];

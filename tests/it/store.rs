@@ -1,14 +1,17 @@
 //! The store's contract: one suite over every kind of store. The kind in memory runs on a paused
-//! clock, the durable one in real time; `durable` adds what only a file can promise, `model` compares
-//! with a naive store.
+//! clock, those on disk, on one etcd and on three in real time. `durable` adds what only a file can
+//! promise, `etcd` what only members can, `model` compares with a naive store.
 
 mod durable;
+mod etcd;
 mod leases;
 mod model;
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep, timeout};
@@ -29,7 +32,8 @@ struct Subject {
     compact: Box<dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync>,
     /// A lease short enough to wait for.
     ttl: Duration,
-    _dir: Option<tempfile::TempDir>,
+    /// What the store needs for as long as it lives.
+    _keep: Box<dyn Any + Send>,
 }
 
 fn subject(local: Arc<LocalStore>, dir: Option<tempfile::TempDir>) -> Subject {
@@ -41,7 +45,7 @@ fn subject(local: Arc<LocalStore>, dir: Option<tempfile::TempDir>) -> Subject {
             Box::pin(async move { local.compact(revision).await.expect("compacts") })
         }),
         ttl: Duration::from_secs(1),
-        _dir: dir,
+        _keep: Box::new(dir),
     }
 }
 
@@ -64,6 +68,14 @@ macro_rules! contract {
         mod local_keeps {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() { super::$name(super::on_disk()).await; })*
+        }
+        mod etcd_keeps {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::etcd::subject(1).await).await; })*
+        }
+        mod three_etcds_keep {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::etcd::subject(3).await).await; })*
         }
     };
 }
@@ -426,10 +438,15 @@ async fn a_slow_watch_behind_compaction_is_told_so(s: Subject) {
     assert_eq!(timeout(PATIENCE, watch.recv()).await.expect("ends"), None);
 }
 
-/// Many revisions, quickly: several commits are under way at once. Returns the last revision.
+/// Commits of [`write_much`] that are under way at once: what is queued longer than a call may take
+/// would not count as written.
+const AT_ONCE: usize = 64;
+
+/// Many revisions, quickly. Returns the last revision.
 async fn write_much(s: &Subject, count: usize) -> i64 {
     let commits = (0..count).map(|n| s.put("/much", if n % 2 == 0 { "a" } else { "b" }));
-    let revisions = futures_util::future::join_all(commits).await;
+    let commits = futures_util::stream::iter(commits).buffer_unordered(AT_ONCE);
+    let revisions: Vec<i64> = commits.collect().await;
     revisions.into_iter().max().expect("some were written")
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::store::{
-    Committed, Compare, Error, Event, KeyValue, LeaseId, Op, Result, Selector, Snapshot,
-    TXN_OPS_MAX, Txn, VALUE_BYTES_MAX, Watched,
+    Committed, Compare, Error, Event, KeyValue, LeaseId, Op, Result, Selector, Snapshot, Txn,
+    Watched, check,
 };
 
 /// Revisions kept for watches that resume. A loop lists again after 15 s, so this is hours of a
@@ -20,16 +20,6 @@ const HISTORY_SLACK: usize = 500;
 
 /// Most bytes of values kept as history, whatever the number of revisions: it is held in memory.
 const HISTORY_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Longest key, in bytes; a key of ours is a few names of at most 253 bytes.
-const KEY_BYTES_MAX: usize = 4 * 1024;
-
-/// Most compares of a transaction: as many as operations and a fence.
-const COMPARES_MAX: usize = 2 * TXN_OPS_MAX;
-
-/// Shortest and longest lease; a longer one would keep a dead host alive for good.
-const LEASE_TTL_MIN: Duration = Duration::from_millis(10);
-const LEASE_TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Most events handed to a watch at once; the rest follows when it took these.
 const WATCH_BATCH_EVENTS: usize = 512;
@@ -138,7 +128,7 @@ impl State {
 
     /// What a transaction comes to. Nothing is done yet.
     pub(super) fn commit(&self, txn: &Txn) -> Result<(Answer, Vec<Change>)> {
-        check(txn)?;
+        check::transaction(txn)?;
         if !txn.compares.iter().all(|compare| self.holds(compare)) {
             return Ok((Answer::Committed(Committed::Conflict), Vec::new()));
         }
@@ -205,11 +195,7 @@ impl State {
 
     /// A new lease.
     pub(super) fn grant(&self, ttl: Duration) -> Result<(Answer, Vec<Change>)> {
-        if !(LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(&ttl) {
-            return Err(Error::Refused(format!(
-                "a lease of {ttl:?}; {LEASE_TTL_MIN:?} to {LEASE_TTL_MAX:?} is possible"
-            )));
-        }
+        check::ttl(ttl)?;
         let id = self.last_lease + 1;
         Ok((Answer::Granted(id), vec![Change::Grant(id, ttl)]))
     }
@@ -341,74 +327,10 @@ impl State {
     }
 }
 
-fn refused<T>(why: impl Into<String>) -> Result<T> {
-    Err(Error::Refused(why.into()))
-}
-
-fn check_key(key: &str) -> Result<()> {
-    match key.len() {
-        0 => refused("an empty key"),
-        1..=KEY_BYTES_MAX => Ok(()),
-        bytes => refused(format!(
-            "a key of {bytes} bytes; {KEY_BYTES_MAX} are possible"
-        )),
-    }
-}
-
-/// What is never right, whatever the state.
-fn check(txn: &Txn) -> Result<()> {
-    if txn.ops.len() > TXN_OPS_MAX || txn.compares.len() > COMPARES_MAX {
-        return refused(format!(
-            "{} operations and {} compares in a transaction; {TXN_OPS_MAX} and {COMPARES_MAX} are possible",
-            txn.ops.len(),
-            txn.compares.len()
-        ));
-    }
-    let mut written = BTreeSet::new();
-    for op in &txn.ops {
-        let (key, bytes) = match op {
-            Op::Put { key, value, .. } => (key, value.len()),
-            Op::Delete { key } => (key, 0),
-            Op::DeletePrefix { prefix } => {
-                check_key(prefix)?;
-                continue;
-            }
-        };
-        check_key(key)?;
-        if bytes > VALUE_BYTES_MAX {
-            return refused(format!(
-                "{bytes} bytes for {key}; {VALUE_BYTES_MAX} are possible"
-            ));
-        }
-        if !written.insert(key.as_str()) {
-            return refused(format!("{key} written twice in a transaction"));
-        }
-    }
-    check_prefixes(txn)
-}
-
-fn check_prefixes(txn: &Txn) -> Result<()> {
-    let puts = || {
-        txn.ops.iter().filter_map(|op| match op {
-            Op::Put { key, .. } => Some(key),
-            Op::Delete { .. } | Op::DeletePrefix { .. } => None,
-        })
-    };
-    for op in &txn.ops {
-        if let Op::DeletePrefix { prefix } = op
-            && let Some(key) = puts().find(|key| key.starts_with(prefix.as_str()))
-        {
-            return refused(format!(
-                "{key} written and {prefix} deleted in a transaction"
-            ));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::VALUE_BYTES_MAX;
 
     fn done(state: &mut State, txn: &Txn) -> Committed {
         let (answer, changes) = state.commit(txn).unwrap();

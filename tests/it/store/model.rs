@@ -3,7 +3,9 @@
 
 use proptest::prelude::*;
 use viking::store::local::LocalStore;
-use viking::store::{Committed, Compare, Event, KeyValue, Op, Selector, Store, Txn, Watched};
+use viking::store::{
+    Committed, Compare, Error, Event, KeyValue, Op, Selector, Store, Txn, Watched,
+};
 
 /// The store as one would write it without caring for speed.
 #[derive(Default)]
@@ -112,7 +114,7 @@ fn txn() -> impl Strategy<Value = Txn> {
     (compares, ops).prop_map(|(compares, ops)| Txn { compares, ops })
 }
 
-async fn replay(store: &LocalStore, prefix: &str, from: i64, count: usize) -> Vec<Event> {
+async fn replay(store: &dyn Store, prefix: &str, from: i64, count: usize) -> Vec<Event> {
     let mut watch = store.watch(prefix, from).await.expect("watches");
     let mut all = Vec::new();
     while all.len() < count {
@@ -124,28 +126,32 @@ async fn replay(store: &LocalStore, prefix: &str, from: i64, count: usize) -> Ve
     all
 }
 
-async fn compare_all(store: &LocalStore, model: &Model, start: i64) {
-    for prefix in ["/", "/a", "/a/1", "/b/"] {
-        let snapshot = store
-            .range(&[Selector::Prefix(prefix.into())])
-            .await
-            .expect("reads");
-        let below: Vec<_> = model
-            .keys
+async fn compare_all(store: &dyn Store, model: &Model, start: i64) {
+    let prefixes = ["/", "/a", "/a/1", "/b/"];
+    let compared = prefixes.map(|prefix| compare_below(store, model, start, prefix));
+    futures_util::future::join_all(compared).await;
+}
+
+async fn compare_below(store: &dyn Store, model: &Model, start: i64, prefix: &str) {
+    let snapshot = store
+        .range(&[Selector::Prefix(prefix.into())])
+        .await
+        .expect("reads");
+    let below: Vec<_> = model
+        .keys
+        .iter()
+        .filter(|kv| kv.key.starts_with(prefix))
+        .collect();
+    assert_eq!(snapshot.lists[0].iter().collect::<Vec<_>>(), below);
+    assert_eq!(snapshot.revision, model.revision);
+    for from in [start + 1, (start + model.revision) / 2 + 1] {
+        let past: Vec<Event> = model
+            .past
             .iter()
-            .filter(|kv| kv.key.starts_with(prefix))
+            .filter(|event| event.key.starts_with(prefix) && event.revision >= from)
+            .cloned()
             .collect();
-        assert_eq!(snapshot.lists[0].iter().collect::<Vec<_>>(), below);
-        assert_eq!(snapshot.revision, model.revision);
-        for from in [start + 1, (start + model.revision) / 2 + 1] {
-            let past: Vec<Event> = model
-                .past
-                .iter()
-                .filter(|event| event.key.starts_with(prefix) && event.revision >= from)
-                .cloned()
-                .collect();
-            assert_eq!(replay(store, prefix, from, past.len()).await, past);
-        }
+        assert_eq!(replay(store, prefix, from, past.len()).await, past);
     }
 }
 
@@ -157,22 +163,61 @@ async fn run(txns: Vec<Txn>, reopen_every: Option<usize>) {
         None => LocalStore::in_memory(),
     };
     let mut store = open();
-    let start = store.range(&[]).await.expect("reads").revision;
-    let mut model = Model {
-        revision: start,
-        ..Model::default()
-    };
+    let (mut model, start) = beside(&*store).await;
     for (n, txn) in txns.into_iter().enumerate() {
-        // A refused transaction changes nothing; the model never sees it.
-        if let Ok(committed) = store.commit(txn.clone()).await {
-            assert_eq!(committed, model.commit(&txn), "{txn:?}");
-        }
+        step(&*store, &mut model, &txn).await;
         if reopen_every.is_some_and(|every| n % every == every - 1) {
             drop(store);
             store = open();
         }
     }
-    compare_all(&store, &model, start).await;
+    compare_all(&*store, &model, start).await;
+}
+
+/// A model of a store that holds nothing, and the revision at which it begins.
+async fn beside(store: &dyn Store) -> (Model, i64) {
+    let revision = store.range(&[]).await.expect("reads").revision;
+    let model = Model {
+        revision,
+        ..Model::default()
+    };
+    (model, revision)
+}
+
+/// A refused transaction changes nothing; the model never sees it.
+async fn step(store: &dyn Store, model: &mut Model, txn: &Txn) {
+    match store.commit(txn.clone()).await {
+        Ok(committed) => assert_eq!(committed, model.commit(txn), "{txn:?}"),
+        Err(error) => assert!(matches!(error, Error::Refused(_)), "{error}"),
+    }
+}
+
+/// One etcd for all cases: each begins by forgetting the keys of the one before.
+#[test]
+fn the_store_over_etcd_does_as_the_model() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let subject = runtime.block_on(super::etcd::subject(1));
+    let store = &*subject.store;
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(24)
+    };
+    let case = |txns: Vec<Txn>| {
+        runtime.block_on(async {
+            let prefix = "/".to_owned();
+            let ops = vec![Op::DeletePrefix { prefix }];
+            subject.commit(vec![], ops).await;
+            let (mut model, start) = beside(store).await;
+            for txn in &txns {
+                step(store, &mut model, txn).await;
+            }
+            compare_all(store, &model, start).await;
+        });
+        Ok(())
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let txns = prop::collection::vec(txn(), 0..40);
+    runner.run(&txns, case).expect("holds");
 }
 
 fn block_on(future: impl Future<Output = ()>) {
