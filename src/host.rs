@@ -3,6 +3,7 @@
 //! nothing.
 
 pub mod identity;
+pub mod keep;
 mod opening;
 
 use std::path::Path;
@@ -150,6 +151,12 @@ pub async fn serve(
     let tasks = TaskTracker::new();
     let identity = Identity::of(&config.data_dir);
     tasks.spawn(identity.keep_seen(tables.clone(), shutdown.clone()));
+    tasks.spawn(keep::keep_copies(
+        tables.clone(),
+        config.prefix.clone(),
+        config.data_dir.clone(),
+        shutdown.clone(),
+    ));
 
     let ambassador = Ambassador {
         tables: tables.clone(),

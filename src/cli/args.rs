@@ -110,12 +110,53 @@ pub enum Command {
         #[command(subcommand)]
         what: Config,
     },
+    /// Copy, restore or move what the cluster remembers
+    Store {
+        /// What to do.
+        #[command(subcommand)]
+        what: StoreAction,
+    },
     /// Look inside
     Debug {
         /// What to look at.
         #[command(subcommand)]
         what: Debug,
     },
+}
+
+/// What is done with the store. All three open it themselves, as `viking host` would.
+#[derive(Debug, Subcommand)]
+pub enum StoreAction {
+    /// Write everything the store holds to a file that only its owner can read; it holds secrets
+    Copy(Box<StoreFile>),
+    /// Put a copy into an empty store; hosts of that cluster then go on with it and restart nothing
+    #[command(after_help = "\
+Each host keeps a copy of its own, some minutes old at most: <data dir>/copy.json. Of several take
+the newest. Hosts that run meanwhile change nothing until the store is whole again.")]
+    Restore(Box<StoreFile>),
+    /// Move this machine's own store into an empty etcd, and use it no longer
+    #[command(after_help = "\
+Stop viking first; containers run on. Then start it with --etcd and the same addresses.")]
+    Move(Box<StoreMove>),
+}
+
+/// A store and a file.
+#[derive(Debug, Args)]
+pub struct StoreFile {
+    /// The copy
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Which store.
+    #[command(flatten)]
+    pub host: HostArgs,
+}
+
+/// A store and where it goes.
+#[derive(Debug, Args)]
+pub struct StoreMove {
+    /// The data directory, and which etcd.
+    #[command(flatten)]
+    pub host: HostArgs,
 }
 
 /// What becomes of a host.

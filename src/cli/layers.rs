@@ -17,7 +17,14 @@ use super::output::Printer;
 use crate::config::file::{ConfigFile, KNOWN, Known, Setting};
 
 /// Commands that are given the settings of a host.
-const HOSTS: &[&[&str]] = &[&["host"], &["up"], &["config", "check"]];
+const HOSTS: &[&[&str]] = &[
+    &["host"],
+    &["up"],
+    &["config", "check"],
+    &["store", "copy"],
+    &["store", "restore"],
+    &["store", "move"],
+];
 
 /// Why there is nothing to run.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ pub mod output;
 pub mod show;
 mod sources;
 mod status;
+mod store;
 mod up;
 mod view;
 
@@ -72,6 +73,7 @@ pub async fn run(cli: Cli, layers: Layers) -> Outcome {
             args::Config::Example => out(EXAMPLE).map(|()| 0),
             args::Config::Unit => out(UNIT).map(|()| 0),
         },
+        Command::Store { what } => store::store(&context, &what).await,
         Command::Debug {
             what: args::Debug::Keys,
         } => lists::keys(&context).await,

@@ -20,7 +20,7 @@ use super::reconcile::{Decision, Holding, Memory, own_containers, reconcile};
 use super::runs::{Ended, Runs};
 use super::state::Doing;
 use super::view::View;
-use super::wanted::{Wanted, wanted};
+use super::wanted::{Desired, Wanted, wanted};
 use crate::docker::EngineEvent;
 use crate::model::history::EventRecord;
 use crate::model::job::{CounterRecord, Instance, JobKey};
@@ -176,7 +176,8 @@ impl Desk {
             return Next::After(SOON);
         }
         self.keep_stops(&wanted);
-        let seen: Vec<Observed> = self.view.containers().cloned().collect();
+        let seen = self.view.containers().cloned();
+        let seen: Vec<Observed> = seen.map(|one| adopted(one, &wanted)).collect();
         if self.fresh {
             self.first_pass(&seen).await;
         }
@@ -399,6 +400,17 @@ impl Desk {
             None => Next::OnChange,
         }
     }
+}
+
+/// A container whose name the store still knows under another instance: the store was rebuilt from
+/// a copy since, in which every placement has a new one.
+fn adopted(mut observed: Observed, wanted: &Wanted) -> Observed {
+    let desired = wanted.jobs.get(&observed.job);
+    let named = |desired: &&Desired| desired.begun.as_ref() == Some(&observed.container.name);
+    if let Some(desired) = desired.filter(named) {
+        observed.instance = desired.instance;
+    }
+    observed
 }
 
 /// Leaves only steps that start or mend.

@@ -3,6 +3,7 @@
 
 use anyhow::Context as _;
 
+use super::keep;
 use crate::config::Config;
 use crate::store::SharedStore;
 use crate::store::etcd::{EtcdStore, Options};
@@ -13,6 +14,10 @@ pub(super) async fn store(config: &Config) -> anyhow::Result<(SharedStore, Strin
     let Some(etcd) = &config.etcd else {
         let place = format!("in {}", config.data_dir.display());
         let store = LocalStore::open(&config.data_dir.join("store.redb"))
+            .with_context(|| format!("opening the store {place}"))?;
+        let store: SharedStore = store;
+        keep::not_sealed(&store, &config.prefix)
+            .await
             .with_context(|| format!("opening the store {place}"))?;
         return Ok((store, place));
     };

@@ -2,6 +2,7 @@
 //! The only place that knows keys. Everything else calls the typed reads and writes of `tables`.
 
 mod check;
+pub mod copy;
 pub mod election;
 pub mod etcd;
 pub mod keys;

@@ -14,7 +14,7 @@ mod trash;
 mod write;
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -86,9 +86,21 @@ pub enum OpenError {
 
 /// Value of `/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Cluster {
+pub(super) struct Cluster {
     v: u32,
-    id: String,
+    pub(super) id: String,
+    /// What its revisions are counted from: a store that was rebuilt from a copy begins anew, and
+    /// hosts must take it for newer than the one they have seen. 0 for one that was never rebuilt.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) base: i64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands fields in by reference"
+)]
+fn is_zero(base: &i64) -> bool {
+    *base == 0
 }
 
 /// The store, typed. Cheap to clone; clones share what they have seen.
@@ -99,6 +111,8 @@ pub struct Tables {
     keys: Keys,
     cluster: Arc<str>,
     seen: Arc<AtomicI64>,
+    /// What the store's revisions are counted from; see [`Cluster::base`].
+    base: Arc<AtomicI64>,
     /// The world as it was last read: several loops ask for the same one after each change, and an
     /// idle cluster asks for the same one all day.
     world: Arc<Mutex<Option<World>>>,
@@ -119,7 +133,8 @@ impl Tables {
         let pulse = Pulse::of(store);
         let store: SharedStore = Arc::<Pulse>::clone(&pulse);
         let keys = Keys::new(prefix);
-        let (id, revision) = identify(&store, &keys.text(&Key::Cluster), known_cluster).await?;
+        let (Cluster { id, base, .. }, revision) =
+            identify(&store, &keys.text(&Key::Cluster), known_cluster).await?;
         if let Some(known) = known_cluster.filter(|known| *known != id) {
             let known = known.to_owned();
             return Err(OpenError::Other { known, found: id });
@@ -136,6 +151,7 @@ impl Tables {
             keys,
             cluster: id.into(),
             seen: Arc::new(AtomicI64::new(revision)),
+            base: Arc::new(AtomicI64::new(base)),
             world: Arc::default(),
         })
     }
@@ -182,31 +198,35 @@ impl Tables {
                 self.cluster
             )));
         };
-        let found = decode::<Cluster>(cluster).map_err(Error::Frozen)?.id;
+        let Cluster {
+            id: found, base, ..
+        } = decode(cluster).map_err(Error::Frozen)?;
         if *found != *self.cluster {
             return Err(Error::Frozen(format!(
                 "it holds cluster {found}, not {}",
                 self.cluster
             )));
         }
-        if snapshot.revision < seen {
-            let at = snapshot.revision;
+        let at = base.saturating_add(snapshot.revision);
+        if at < seen {
             return Err(Error::Frozen(format!(
                 "it is at revision {at}, after {seen} was seen"
             )));
         }
-        self.saw(snapshot.revision);
+        if self.base.swap(base, Ordering::AcqRel) != base {
+            // Rebuilt: a revision of before is not this one's.
+            *self.world.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        self.seen.fetch_max(at, Ordering::AcqRel);
         Ok(snapshot)
-    }
-
-    fn saw(&self, revision: i64) {
-        self.seen.fetch_max(revision, Ordering::AcqRel);
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed> {
         let committed = self.store.commit(txn).await?;
         if let Committed::Done(revision) = committed {
-            self.saw(revision);
+            let base = self.base.load(Ordering::Acquire);
+            let at = base.saturating_add(revision);
+            self.seen.fetch_max(at, Ordering::AcqRel);
         }
         Ok(committed)
     }
@@ -216,36 +236,36 @@ impl Tables {
     }
 }
 
-/// The id on record, founded if there is none and none is known.
+/// The cluster on record, founded if there is none and none is known, and the store's revision as
+/// hosts count it.
 async fn identify(
     store: &SharedStore,
     key: &str,
     known: Option<&str>,
-) -> std::result::Result<(String, i64), OpenError> {
+) -> std::result::Result<(Cluster, i64), OpenError> {
     // Twice: when another host founds it in between, the second read finds it.
     for _ in 0..2 {
         let snapshot = store.range(&[Selector::Key(key.to_owned())]).await?;
         if let Some(kv) = snapshot.lists.first().and_then(|list| list.first()) {
             let found: Cluster = decode(kv).map_err(OpenError::Unreadable)?;
-            return Ok((found.id, snapshot.revision));
+            let revision = found.base.saturating_add(snapshot.revision);
+            return Ok((found, revision));
         }
         if let Some(known) = known {
             let known = known.to_owned();
             return Err(OpenError::Gone { known });
         }
-        let id = uuid::Uuid::new_v4().to_string();
+        let cluster = Cluster {
+            v: 1,
+            id: uuid::Uuid::new_v4().to_string(),
+            base: 0,
+        };
         let founded = Txn {
             compares: vec![Compare::CreateRevision(key.to_owned(), 0)],
-            ops: vec![Op::put(
-                key,
-                encode(&Cluster {
-                    v: 1,
-                    id: id.clone(),
-                }),
-            )],
+            ops: vec![Op::put(key, encode(&cluster))],
         };
         if let Committed::Done(revision) = store.commit(founded).await? {
-            return Ok((id, revision));
+            return Ok((cluster, revision));
         }
     }
     Err(OpenError::Unreadable("it came and went".into()))

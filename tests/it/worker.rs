@@ -596,3 +596,36 @@ async fn an_image_that_a_hand_over_needs_is_fetched_ahead_and_a_failure_is_told_
     assert_eq!(rig.engine.calls()["pull"], pulls);
     rig.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_rebuilt_from_a_copy_makes_no_container_anew() {
+    let mut rig = Rig::start().await;
+    let job = job("t1", "web", 0);
+    let name = rig.deploy(&job, &web()).await;
+    rig.until_state(&job, JobState::Healthy).await;
+    let before = rig.container(&name);
+    rig.stop().await;
+    rig.rebuild(&job, &name).await;
+    rig.restart();
+    let instance = rig.assigned().await.assignments[0].instance;
+    // The record of the old instance is still there at first.
+    let state = loop {
+        let state = rig.until_state(&job, JobState::Healthy).await;
+        if state.instance == instance {
+            break state;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(state.container.as_deref(), Some(&*name));
+    assert_eq!(rig.container(&name).id, before.id);
+    assert_eq!(rig.engine.calls()["create"], 1);
+    // It still is one job like any other: what it does counts, and it can be taken away.
+    rig.engine.exit(&name, 1);
+    rig.until_failures(&job, 1).await;
+    rig.until_state(&job, JobState::Healthy).await;
+    assert_eq!(rig.engine.calls()["create"], 1);
+    rig.undeploy(&job).await;
+    rig.until("it is gone", |rig| rig.find(&name).is_none())
+        .await;
+    rig.stop().await;
+}

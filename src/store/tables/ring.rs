@@ -41,7 +41,11 @@ impl Tables {
                         bell.ring();
                     }
                 }
-                Err(error) => tracing::warn!(prefix, "no watch: {error}"),
+                Err(error) => {
+                    tracing::warn!(prefix, "no watch: {error}");
+                    // A store that was rebuilt has no such revision.
+                    from = 0;
+                }
             }
             failures = if started.elapsed() >= WATCH_WORKED {
                 1

@@ -3,6 +3,7 @@
 
 mod election;
 mod faults;
+mod moved;
 mod secure;
 mod server;
 

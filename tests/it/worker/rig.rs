@@ -207,6 +207,13 @@ impl Rig {
         job.id(Instance(at)).0
     }
 
+    /// The placement as a store has it that was rebuilt from a copy: another instance, and the name
+    /// of the container it had.
+    pub(super) async fn rebuild(&self, job: &JobKey, container: &str) {
+        self.undeploy(job).await;
+        self.put(Key::Deploy(host(), job.clone()), container).await;
+    }
+
     pub(super) async fn undeploy(&self, job: &JobKey) {
         let key = self.tables.keys().text(&Key::Deploy(host(), job.clone()));
         let txn = Txn {
