@@ -11,6 +11,7 @@ mod client;
 mod faulty;
 mod hosts;
 mod leader;
+mod link;
 mod look;
 
 mod faults;
@@ -44,6 +45,7 @@ use viking::wake::now_ms;
 
 use self::faulty::Faulty;
 use self::leader::{Pushed, Pushes};
+use self::link::Link;
 use self::look::settled;
 
 /// The address in front of images of ours; nothing listens there.
@@ -61,6 +63,9 @@ struct Host {
     engine: FakeEngine,
     address: IpAddr,
     dir: tempfile::TempDir,
+    /// Its way to the store, and what goes that way.
+    link: Arc<Link>,
+    tables: Tables,
     worker: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
@@ -111,7 +116,7 @@ impl Cluster {
             commits: 0,
         };
         for n in 0..hosts {
-            cluster.add_host(n);
+            cluster.add_host(n).await;
         }
         for n in 0..hosts {
             cluster.start_worker(n);
@@ -121,17 +126,23 @@ impl Cluster {
         cluster
     }
 
-    fn add_host(&mut self, n: usize) {
+    async fn add_host(&mut self, n: usize) {
         // Ports are tried for real, and tests run side by side: each host has its own address.
         static ADDRESSES: AtomicU32 = AtomicU32::new(0x7f4d_0001);
         let address = Ipv4Addr::from(ADDRESSES.fetch_add(1, Ordering::Relaxed));
         let engine = FakeEngine::with_registry(&self.registry);
+        let link = Link::to(Arc::clone(&self.store) as SharedStore);
+        let shared: SharedStore = Arc::<Link>::clone(&link);
+        let known = Some(self.clear.cluster());
+        let tables = Tables::open(shared, "", known, 0).await.unwrap();
         let letter = char::from(b'a' + u8::try_from(n).unwrap());
         self.hosts.push(Host {
             name: HostName::parse(&format!("host-{letter}")).unwrap(),
             engine,
             address: address.into(),
             dir: tempfile::tempdir().unwrap(),
+            link,
+            tables,
             worker: None,
         });
     }
@@ -150,7 +161,7 @@ impl Cluster {
         });
         let (progress, _) = broadcast::channel(16);
         let worker = Worker {
-            tables: self.tables.clone(),
+            tables: host.tables.clone(),
             engine: Arc::new(host.engine.clone()),
             host: host.name.clone(),
             address: host.address,
@@ -179,7 +190,7 @@ impl Cluster {
     fn start_candidate(&mut self, n: usize) {
         let name = self.hosts[n].name.to_string();
         let stop = CancellationToken::new();
-        let (tables, pushes) = (self.tables.clone(), self.pushes.clone());
+        let (tables, pushes) = (self.hosts[n].tables.clone(), self.pushes.clone());
         let task = tokio::spawn(leader::candidate(name, tables, pushes, stop.clone()));
         self.candidates.push((stop, task));
     }

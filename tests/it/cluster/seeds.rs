@@ -48,7 +48,7 @@ impl Walk {
         // Backoffs, salts and the like.
         fastrand::seed(seed);
         let mut rng = Rng::with_seed(seed);
-        let cluster = Cluster::start(rng.usize(1..=3)).await;
+        let cluster = Cluster::start(rng.usize(1..=4)).await;
         for host in &cluster.hosts {
             host.engine.add_foreign("somebody-elses");
         }
@@ -87,7 +87,7 @@ impl Walk {
     }
 
     async fn step(&mut self) {
-        match self.rng.u32(0..14) {
+        match self.rng.u32(0..18) {
             0..=3 => {
                 let bad = self.rng.u32(0..3) == 0;
                 self.push(bad).await;
@@ -111,8 +111,48 @@ impl Walk {
                 self.tell("leader deposed", &format!("before its transaction {n}"));
                 self.cluster.store.depose_before(n);
             }
+            13 => self.lose_host().await,
+            14 => self.cut_host().await,
+            15 => self.decide_readiness().await,
+            16 => self.garble(),
             _ => self.outage().await,
         }
+    }
+
+    /// A host's viking is gone for longer than its lease; its containers run on.
+    async fn lose_host(&mut self) {
+        let n = self.host();
+        let pause = Duration::from_millis(self.rng.u64(2_000..30_000));
+        self.tell("host lost", &format!("{n} for {pause:?}"));
+        self.cluster.kill_worker(n).await;
+        tokio::time::sleep(pause).await;
+        self.cluster.start_worker(n);
+    }
+
+    /// A host that is cut off runs on, and so do its worker and its candidate.
+    async fn cut_host(&mut self) {
+        let n = self.host();
+        let pause = Duration::from_millis(self.rng.u64(1_000..30_000));
+        self.tell("host cut off", &format!("{n} for {pause:?}"));
+        self.cluster.hosts[n].link.cut(true);
+        tokio::time::sleep(pause).await;
+        self.cluster.hosts[n].link.cut(false);
+    }
+
+    async fn decide_readiness(&mut self) {
+        use viking::model::host::Readiness::{Cordoned, Draining, Ready};
+        let (n, which) = (self.host(), self.rng.usize(0..4));
+        let readiness = [Ready, Ready, Cordoned, Draining][which];
+        self.tell("readiness", &format!("{n} {readiness:?}"));
+        super::hosts::set_readiness(&self.cluster, n, readiness).await;
+    }
+
+    /// Changes are lost, or told twice.
+    fn garble(&mut self) {
+        let (n, seed) = (self.host(), self.rng.u64(..));
+        let seed = self.rng.bool().then_some(seed);
+        self.tell("changes garbled", &format!("{n} {}", seed.is_some()));
+        self.cluster.hosts[n].link.garble(seed);
     }
 
     /// A commit of one to three nodes, linked, some with data.
@@ -300,6 +340,12 @@ impl Walk {
                 host.engine
                     .fail_after_next(verb, Error::Other(String::new()), 0);
             }
+        }
+        for n in 0..self.cluster.hosts.len() {
+            self.cluster.hosts[n].link.cut(false);
+            self.cluster.hosts[n].link.garble(None);
+            let ready = viking::model::host::Readiness::Ready;
+            super::hosts::set_readiness(&self.cluster, n, ready).await;
         }
         self.story.push("mended".to_owned());
     }
