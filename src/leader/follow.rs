@@ -96,14 +96,14 @@ pub(super) async fn run(
 
 impl Follower {
     async fn step(&self, memory: &mut Memory) -> anyhow::Result<Next> {
-        let world = self.parts.tables.world(now_ms()).await?;
-        let Some(stack) = world.stacks.get(&self.stack) else {
+        let stack = self.parts.tables.stack(&self.stack, now_ms()).await?;
+        let Some(stack) = &stack else {
             return Ok(Next::OnChange);
         };
         let Some(source) = stack.source.clone() else {
             return Ok(Next::OnChange);
         };
-        if stack.pointer.removing || world.frozen_stacks.contains(&self.stack) {
+        if stack.pointer.removing {
             return Ok(Next::OnChange);
         }
         let asked = self.requests().await?;

@@ -134,22 +134,40 @@ impl Tables {
     /// # Errors
     /// When the store has no answer, or none that counts.
     pub async fn world(&self, now_ms: u64) -> Result<World> {
-        let revision = self.read(Vec::new()).await?.revision;
-        let known = self.last_world(revision);
-        // Nothing has changed since: what is under a lease, too, ends with a revision of its own.
-        if let Some(world) = known {
-            return Ok(World { now_ms, ..world });
-        }
-        let world = self.read_world(now_ms).await?;
-        *self.world.lock().unwrap_or_else(PoisonError::into_inner) = Some(world.clone());
-        Ok(world)
+        let world = self.look(now_ms, World::clone).await?;
+        Ok(World { now_ms, ..world })
     }
 
-    /// The world that was last read, if it was read at this revision.
-    fn last_world(&self, revision: i64) -> Option<World> {
-        let last = self.world.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = last.as_ref().filter(|world| world.revision == revision);
-        same.cloned()
+    /// One stack of the world; `None` when there is none, or when it cannot be read. Each stack's
+    /// follower asks again and again: it needs no copy of all the others.
+    ///
+    /// # Errors
+    /// When the store has no answer, or none that counts.
+    pub async fn stack(&self, stack: &StackName, now_ms: u64) -> Result<Option<StackWorld>> {
+        self.look(now_ms, |world| {
+            let frozen = world.frozen_stacks.contains(stack);
+            world.stacks.get(stack).filter(|_| !frozen).cloned()
+        })
+        .await
+    }
+
+    /// Looks at the world as it is now, which is read only if something has changed since.
+    async fn look<T>(&self, now_ms: u64, look: impl Fn(&World) -> T) -> Result<T> {
+        let revision = self.read(Vec::new()).await?.revision;
+        let known = {
+            let last = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+            // What is under a lease, too, ends with a revision of its own.
+            last.as_ref()
+                .filter(|world| world.revision == revision)
+                .map(&look)
+        };
+        if let Some(seen) = known {
+            return Ok(seen);
+        }
+        let world = self.read_world(now_ms).await?;
+        let seen = look(&world);
+        *self.world.lock().unwrap_or_else(PoisonError::into_inner) = Some(world);
+        Ok(seen)
     }
 
     async fn read_world(&self, now_ms: u64) -> Result<World> {

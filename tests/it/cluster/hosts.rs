@@ -227,7 +227,9 @@ async fn a_host_that_is_cut_off_runs_on_and_drops_what_moved_when_it_is_back() {
         assert_eq!(runs_on(&cluster, n, "web"), before);
         cluster.hosts[n].link.cut(false);
         let dropped = |_: &World| runs_on(&cluster, n, "web") == 0;
-        cluster.until("it has dropped what moved", s(15), dropped).await;
+        cluster
+            .until("it has dropped what moved", s(15), dropped)
+            .await;
         cluster.until_live(&tag).await;
         assert_eq!(cluster.running("web").len(), 4);
         assert_eq!(cluster.running("db").len(), 1);

@@ -2,6 +2,7 @@
 //! twice. In front of the one store that all hosts share; the leader's candidate of a host goes the
 //! same way.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub(super) struct Link {
     inner: SharedStore,
     state: Mutex<State>,
     noise: Noise,
+    /// Reads that went this way.
+    reads: AtomicU64,
 }
 
 #[derive(Default)]
@@ -40,6 +43,7 @@ impl Link {
             inner,
             state: Mutex::default(),
             noise: Noise::default(),
+            reads: AtomicU64::new(0),
         })
     }
 
@@ -62,6 +66,10 @@ impl Link {
         *noise = seed.map(Rng::with_seed);
     }
 
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
     fn way(&self) -> Result<()> {
         if self.state().cut {
             return Err(Error::Unreachable("this host is cut off".into()));
@@ -74,6 +82,7 @@ impl Link {
 impl Store for Link {
     async fn range(&self, selectors: &[Selector]) -> Result<Snapshot> {
         self.way()?;
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.inner.range(selectors).await
     }
 

@@ -18,6 +18,7 @@ mod faults;
 mod leadership;
 mod releases;
 mod room;
+mod scale;
 mod seeds;
 mod source;
 mod volumes;
@@ -47,11 +48,21 @@ use self::faulty::Faulty;
 use self::leader::{Pushed, Pushes};
 use self::link::Link;
 use self::look::settled;
+use crate::store::etcd::server::Etcd;
 
 /// The address in front of images of ours; nothing listens there.
 const REGISTRY: &str = "127.0.0.1:5000";
 /// Between two looks of a test.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// `host-a` to `host-z`, then by number.
+fn host_name(n: usize) -> HostName {
+    let text = match u8::try_from(n) {
+        Ok(n) if n < 26 => format!("host-{}", char::from(b'a' + n)),
+        _ => format!("host-{n}"),
+    };
+    HostName::parse(&text).unwrap()
+}
 
 /// Seconds of virtual time.
 fn s(seconds: u64) -> Duration {
@@ -94,11 +105,15 @@ impl Cluster {
 
     /// Starts hosts that nobody leads yet, and waits until all have joined.
     async fn unled(hosts: usize) -> Self {
+        Self::over(hosts, LocalStore::in_memory(), None).await
+    }
+
+    /// Over a store of one's own; each host has its own connection if that is an etcd.
+    async fn over(hosts: usize, inner: SharedStore, etcd: Option<&Etcd>) -> Self {
         if std::env::var_os("VIKING_TEST_LOG").is_some() {
             // Another test may have been faster.
             tracing_subscriber::fmt().with_test_writer().try_init().ok();
         }
-        let inner: SharedStore = LocalStore::in_memory();
         let store = Faulty::new(Arc::clone(&inner));
         let shared: SharedStore = Arc::clone(&store) as SharedStore;
         let clear = Tables::open(inner, "", None, 0).await.unwrap();
@@ -116,7 +131,11 @@ impl Cluster {
             commits: 0,
         };
         for n in 0..hosts {
-            cluster.add_host(n).await;
+            let own: Option<SharedStore> = match etcd {
+                Some(etcd) => Some(etcd.store().await),
+                None => None,
+            };
+            cluster.add_host(n, own).await;
         }
         for n in 0..hosts {
             cluster.start_worker(n);
@@ -126,18 +145,18 @@ impl Cluster {
         cluster
     }
 
-    async fn add_host(&mut self, n: usize) {
+    async fn add_host(&mut self, n: usize, own: Option<SharedStore>) {
         // Ports are tried for real, and tests run side by side: each host has its own address.
         static ADDRESSES: AtomicU32 = AtomicU32::new(0x7f4d_0001);
         let address = Ipv4Addr::from(ADDRESSES.fetch_add(1, Ordering::Relaxed));
         let engine = FakeEngine::with_registry(&self.registry);
-        let link = Link::to(Arc::clone(&self.store) as SharedStore);
+        let shared = Arc::clone(&self.store) as SharedStore;
+        let link = Link::to(own.unwrap_or(shared));
         let shared: SharedStore = Arc::<Link>::clone(&link);
         let known = Some(self.clear.cluster());
         let tables = Tables::open(shared, "", known, 0).await.unwrap();
-        let letter = char::from(b'a' + u8::try_from(n).unwrap());
         self.hosts.push(Host {
-            name: HostName::parse(&format!("host-{letter}")).unwrap(),
+            name: host_name(n),
             engine,
             address: address.into(),
             dir: tempfile::tempdir().unwrap(),

@@ -5,7 +5,7 @@ mod election;
 mod faults;
 mod moved;
 mod secure;
-mod server;
+pub(crate) mod server;
 
 use std::time::Duration;
 

@@ -310,3 +310,23 @@ async fn an_image_of_an_earlier_release_must_not_go_meanwhile() {
     };
     assert_eq!(images[1].record.image_ref(), reference);
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_many_verdicts_the_chosen_host_and_some_others_are_kept() {
+    let t = tables().await;
+    let l = lead(&t).await;
+    let verdict = |n: u32| crate::model::plan::Verdict {
+        host: host(&format!("h{n}")),
+        fits: n.is_multiple_of(2),
+        reason: String::new(),
+    };
+    let start = Start {
+        verdicts: (0..100).map(verdict).collect(),
+        ..start(job(0), "h98")
+    };
+    assign(&t, &l, vec![start.clone()], vec![]).await;
+    let placed = t.placed_in(&stack(), &start.run).await.unwrap().remove(0);
+    assert_eq!(placed.verdicts.len(), 20);
+    assert_eq!(placed.verdicts[0].host, host("h98"));
+    assert!(placed.verdicts.iter().all(|v| v.fits));
+}

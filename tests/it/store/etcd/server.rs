@@ -23,14 +23,14 @@ const GUARD: &str =
     r#"etcd "$@" </dev/null & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null; wait"#;
 
 /// Members that know one another.
-pub(super) struct Etcd {
-    pub(super) members: Vec<Member>,
-    pub(super) dir: tempfile::TempDir,
+pub(crate) struct Etcd {
+    pub(crate) members: Vec<Member>,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 /// One process.
-pub(super) struct Member {
-    pub(super) endpoint: String,
+pub(crate) struct Member {
+    pub(crate) endpoint: String,
     args: Vec<String>,
     log: std::path::PathBuf,
     process: Option<Process>,
@@ -56,7 +56,7 @@ impl Process {
 }
 
 impl Member {
-    pub(super) fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         assert!(
             Command::new("etcd").arg("--version").output().is_ok(),
             "etcd is not installed; tests/run.sh installs it (Debian: apt-get install etcd-server)"
@@ -78,16 +78,16 @@ impl Member {
     }
 
     /// As a machine that loses its power.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.take().expect("runs").signal("-KILL");
     }
 
     /// As a machine that stands still.
-    pub(super) fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.process.as_ref().expect("runs").signal("-STOP");
     }
 
-    pub(super) fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         self.process.as_ref().expect("runs").signal("-CONT");
     }
 
@@ -103,7 +103,7 @@ impl Member {
     }
 
     /// Waits until it answers; false when it has ended instead.
-    pub(super) async fn ready(&mut self) -> bool {
+    pub(crate) async fn ready(&mut self) -> bool {
         let until = Instant::now() + READY;
         loop {
             if self.healthy().await {
@@ -120,7 +120,7 @@ impl Member {
 }
 
 /// As many ports as wanted, free a moment ago.
-pub(super) fn ports(count: usize) -> Vec<u16> {
+pub(crate) fn ports(count: usize) -> Vec<u16> {
     let listen = || TcpListener::bind("127.0.0.1:0").expect("a free port");
     let held: Vec<TcpListener> = (0..count).map(|_| listen()).collect();
     let port = |listener: &TcpListener| listener.local_addr().expect("bound").port();
@@ -129,7 +129,7 @@ pub(super) fn ports(count: usize) -> Vec<u16> {
 
 impl Etcd {
     /// Starts members and waits until each of them answers.
-    pub(super) async fn start(count: usize) -> Self {
+    pub(crate) async fn start(count: usize) -> Self {
         for _ in 0..STARTS {
             let mut etcd = Self::prepare(count, "http", &[]);
             etcd.members.iter_mut().for_each(Member::start);
@@ -146,7 +146,7 @@ impl Etcd {
 
     /// Members that are not started yet. Their clocks run fast: a leader is missed after half a
     /// second, and a lease may be as short as one.
-    pub(super) fn prepare(count: usize, scheme: &str, more: &[String]) -> Self {
+    pub(crate) fn prepare(count: usize, scheme: &str, more: &[String]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let ports = ports(2 * count);
         let (clients, peers) = ports.split_at(count);
@@ -183,16 +183,16 @@ impl Etcd {
         }
     }
 
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub(super) fn endpoints(&self) -> Vec<String> {
+    pub(crate) fn endpoints(&self) -> Vec<String> {
         let endpoint = |member: &Member| member.endpoint.clone();
         self.members.iter().map(endpoint).collect()
     }
 
-    pub(super) async fn store(&self) -> Arc<EtcdStore> {
+    pub(crate) async fn store(&self) -> Arc<EtcdStore> {
         let options = Options {
             endpoints: self.endpoints(),
             ..Options::default()
@@ -201,13 +201,13 @@ impl Etcd {
     }
 
     /// A client past the store, for what only etcd's operators do.
-    pub(super) async fn client(&self) -> etcd_client::Client {
+    pub(crate) async fn client(&self) -> etcd_client::Client {
         let client = etcd_client::Client::connect(self.endpoints(), None).await;
         client.expect("connects")
     }
 
     /// The member that leads.
-    pub(super) async fn leader(&self) -> usize {
+    pub(crate) async fn leader(&self) -> usize {
         for (n, member) in self.members.iter().enumerate() {
             let client = etcd_client::Client::connect([&member.endpoint], None).await;
             let status = client.expect("connects").status().await.expect("answers");
@@ -221,7 +221,7 @@ impl Etcd {
 }
 
 /// Waits until the store answers again, and says after how long.
-pub(super) async fn answers(store: &EtcdStore, within: Duration) -> Duration {
+pub(crate) async fn answers(store: &EtcdStore, within: Duration) -> Duration {
     let started = Instant::now();
     while let Err(error) = store.range(&[]).await {
         assert!(started.elapsed() < within, "{error}");

@@ -1,0 +1,124 @@
+//! What a large cluster costs its etcd while nothing happens, and whom a change wakes: 200 hosts with
+//! 5,000 jobs, fake engines, one real etcd, real time.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use viking::model::world::World;
+use viking::router::ambassador::{self, Ambassador};
+
+use super::{Cluster, s};
+use crate::store::etcd::server::{Etcd, ports};
+
+const HOSTS: usize = 200;
+const STACKS: usize = 50;
+/// Jobs of each stack.
+const SCALE: usize = 100;
+/// How long nothing happens.
+const IDLE: Duration = Duration::from_secs(60);
+/// Requests per host and second.
+const REQUESTS_MAX: f64 = 2.0;
+/// How soon after a change who it concerns has read.
+const WOKEN: Duration = Duration::from_millis(700);
+
+/// Messages that etcd has received from clients, those on streams included.
+async fn requests(etcd: &Etcd) -> f64 {
+    let url = format!("{}/metrics", etcd.endpoints()[0]);
+    let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with("grpc_server_msg_received_total"));
+    lines
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum()
+}
+
+/// The parts of a host that the harness leaves out, for what they ask of the store.
+fn start_ambassadors(
+    cluster: &Cluster,
+    stop: &CancellationToken,
+) -> Vec<mpsc::Sender<ambassador::Listen>> {
+    let ports = ports(cluster.hosts.len());
+    let hosts = cluster.hosts.iter().zip(ports);
+    hosts
+        .map(|(host, registry_port)| {
+            let (ask, asked) = mpsc::channel(1);
+            let ambassador = Ambassador {
+                tables: host.tables.clone(),
+                host: host.name.clone(),
+                registry_port,
+                asked,
+            };
+            tokio::spawn(ambassador::run(ambassador, stop.clone()));
+            ask
+        })
+        .collect()
+}
+
+fn reads(cluster: &Cluster) -> Vec<u64> {
+    cluster.hosts.iter().map(|host| host.link.reads()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: 200 hosts and 5,000 jobs in real time"]
+async fn an_idle_cluster_leaves_etcd_alone_and_a_change_wakes_whom_it_concerns() {
+    let etcd = Etcd::start(1).await;
+    let mut cluster = Cluster::over(HOSTS, etcd.store().await, Some(&etcd)).await;
+    for n in 0..HOSTS {
+        cluster.start_candidate(n);
+    }
+    let stop = CancellationToken::new();
+    let _asks = start_ambassadors(&cluster, &stop);
+    for n in 0..STACKS {
+        let yaml = format!(
+            "viking: {{name: s{n}}}\ndeploy:\n  web: {{image: web, run: v1, expose: [80], scale: {SCALE}}}\n"
+        );
+        cluster.push(&yaml).await;
+    }
+    let all_live = |world: &World| {
+        let live = world
+            .stacks
+            .values()
+            .filter(|stack| stack.pointer.live.is_some());
+        live.count() == STACKS
+    };
+    cluster
+        .until("all stacks are live", s(1_200), all_live)
+        .await;
+    // The first full passes are over, and so are drains.
+    tokio::time::sleep(s(30)).await;
+    let before = requests(&etcd).await;
+    tokio::time::sleep(IDLE).await;
+    let asked = requests(&etcd).await - before;
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
+    let per_host = asked / IDLE.as_secs_f64() / HOSTS as f64;
+    println!("idle: {per_host:.2} requests per host and second");
+
+    // What reads by itself meanwhile is known from a time in which nothing happens.
+    let calm = woken(&cluster, |_| ()).await;
+    let changed = woken(&cluster, |cluster| {
+        let engine = &cluster.hosts[7].engine;
+        let name = engine.snapshot()[0].name.clone();
+        engine.update_memory(&name, 1 << 20);
+    })
+    .await;
+    println!("woken: {calm} hosts by nothing, {changed} by a change that concerns one");
+    stop.cancel();
+    assert!(per_host < REQUESTS_MAX, "{per_host:.2}");
+    // The host itself and the leader; the rest is chance.
+    assert!(changed <= 2 * calm + 10, "{changed} against {calm}");
+}
+
+/// How many hosts read within a moment of something.
+async fn woken(cluster: &Cluster, something: impl Fn(&Cluster)) -> usize {
+    let before = reads(cluster);
+    something(cluster);
+    tokio::time::sleep(WOKEN).await;
+    let after = reads(cluster);
+    before
+        .iter()
+        .zip(after)
+        .filter(|(before, after)| **before != *after)
+        .count()
+}
