@@ -3,7 +3,7 @@
 //! promise, `etcd` what only members can, `model` compares with a naive store.
 
 mod durable;
-mod etcd;
+pub(crate) mod etcd;
 mod leases;
 mod model;
 

@@ -4,7 +4,7 @@
 mod election;
 mod faults;
 mod secure;
-mod server;
+pub(crate) mod server;
 
 use std::time::Duration;
 
