@@ -21,16 +21,6 @@ const AT_REST: Duration = Duration::from_secs(30);
 /// Volumes of viking's, by host.
 pub(super) type Volumes = BTreeMap<&'static str, BTreeSet<String>>;
 
-/// A table of keys as the API shows it.
-pub(super) fn keys(list: &Value) -> Result<BTreeMap<String, String>, String> {
-    let rows = list["items"]
-        .as_array()
-        .ok_or_else(|| format!("no list of keys: {list}"))?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let pair = |row: &Value| (text(&row["key"]), text(&row["value"]));
-    Ok(rows.iter().map(pair).collect())
-}
-
 /// A job of the live release, as the API shows it.
 struct Job {
     container: String,
@@ -143,8 +133,8 @@ impl Rig {
     }
 
     fn ports_are(&self, ends: &BTreeSet<String>) -> Result<(), String> {
-        let keys = keys(&self.get("/v1/debug/keys")?)?;
-        let ports = keys.iter().filter(|(key, _)| key.starts_with("/ports/"));
+        let ports = self.keys()?;
+        let ports = ports.iter().filter(|(key, _)| key.starts_with("/ports/"));
         let ports: BTreeSet<String> = ports.map(|(_, address)| address.clone()).collect();
         (ports == *ends)
             .then_some(())

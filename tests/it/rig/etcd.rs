@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::net::{Network, address, inside};
 use super::process::{LOOK, in_space};
+use super::watch::Watch;
 use crate::e2e::http::fetch;
 use crate::store::etcd::server::Member;
 
@@ -110,6 +111,12 @@ impl Etcd {
     /// All go on.
     pub(crate) fn thaw(&self) {
         self.members.iter().for_each(|(_, member)| member.thaw());
+    }
+
+    /// Watches all keys through the member of a host.
+    pub(crate) fn watch(&self, n: usize) -> Watch {
+        let (space, member) = &self.members[n];
+        Watch::start(space, &member.endpoint)
     }
 
     /// The host whose member leads.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::net::{address, inside};
 use super::process::{Daemon, LOOK, command, in_space};
-use super::sweep::kill_all;
+use super::sweep::{in_one_of, kill_all, unmount_below};
 use crate::e2e::docker::{Container, Docker};
 use crate::e2e::http::fetch;
 
@@ -66,7 +66,7 @@ impl Host {
     }
 
     /// Starts the engine and waits until it answers. Where layers cannot be stacked they are copied.
-    pub(super) fn start_engine(&mut self, live_restore: bool) {
+    pub(crate) fn start_engine(&mut self, live_restore: bool) {
         let known = std::fs::read_to_string(self.dir.join("driver"));
         let drivers = known.map_or(vec!["overlay2".into(), "vfs".into()], |known| vec![known]);
         for driver in drivers {
@@ -168,22 +168,19 @@ impl Host {
         );
     }
 
-    /// Whether `viking host` runs.
-    pub(crate) fn runs(&mut self) -> bool {
-        self.viking
-            .as_mut()
-            .is_some_and(|viking| viking.ended().is_none())
-    }
-
     /// As a machine that loses its power: every process of it is gone at once.
     pub(crate) fn power_off(&mut self) {
         let space = self.space.clone();
         let groups = format!("/{space}/");
         kill_all(|pid| {
             let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            own.contains(&groups) || super::sweep::in_one_of(pid, std::slice::from_ref(&space))
+            own.contains(&groups) || in_one_of(pid, std::slice::from_ref(&space))
         });
         drop((self.viking.take(), self.engine.take()));
+        unmount_below(&self.dir);
+        // In memory on a real machine, so that no process number in it outlives the power.
+        std::fs::remove_dir_all(self.dir.join("exec")).expect("the engine had it");
+        std::fs::remove_file(self.dir.join("docker.pid")).ok();
     }
 
     /// Asks the API.

@@ -33,8 +33,7 @@ pub(crate) struct Load {
 impl Load {
     /// Starts a client on every host for all endpoints that there are now.
     pub(crate) fn start(rig: &Rig) -> Self {
-        let keys = super::audit::keys(&rig.get("/v1/debug/keys").expect("a host answers"));
-        let keys = keys.expect("a list of keys").into_iter();
+        let keys = rig.keys().expect("a host answers").into_iter();
         let ends: Vec<(bool, SocketAddr)> = keys
             .filter(|(key, _)| key.starts_with("/ports/"))
             .map(|(key, end)| (key.contains("/6379/"), end.parse().expect("an address")))

@@ -11,10 +11,13 @@ mod etcd;
 mod host;
 mod load;
 mod net;
+mod places;
 mod process;
 mod stack;
 mod sweep;
+mod watch;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,6 +52,8 @@ pub(crate) struct Rig {
     network: Network,
     pub(crate) hosts: Vec<Host>,
     pub(crate) etcd: Etcd,
+    /// Hosts that the others cannot reach: those are not asked.
+    away: BTreeSet<usize>,
     volumes: audit::Volumes,
 }
 
@@ -92,6 +97,7 @@ impl Rig {
             network,
             hosts,
             etcd,
+            away: BTreeSet::new(),
             volumes: audit::Volumes::default(),
         };
         rig.until("all hosts are known to each other", || rig.all_ready());
@@ -123,19 +129,36 @@ impl Rig {
     }
 
     /// Pulls a host's cable.
-    pub(crate) fn cut(&self, n: usize) {
+    pub(crate) fn cut(&mut self, n: usize) {
+        self.away.insert(n);
         self.network.cut(n);
     }
 
     /// Plugs it in again.
-    pub(crate) fn heal(&self, n: usize) {
+    pub(crate) fn heal(&mut self, n: usize) {
         self.network.heal(n);
+        self.away.remove(&n);
+    }
+
+    /// Stops a host's viking with SIGSTOP: it answers nobody.
+    pub(crate) fn freeze(&mut self, n: usize) {
+        self.away.insert(n);
+        self.hosts[n].signal_viking("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&mut self, n: usize) {
+        self.hosts[n].signal_viking("-CONT");
+        self.away.remove(&n);
     }
 
     /// Asks any host that answers.
     pub(crate) fn get(&self, path: &str) -> Result<Value, String> {
         let mut last = "no host".to_owned();
-        for host in &self.hosts {
+        for (n, host) in self.hosts.iter().enumerate() {
+            if self.away.contains(&n) {
+                continue;
+            }
             match host.get(path) {
                 Ok(value) => return Ok(value),
                 Err(error) => last = format!("{}: {error}", host.name),
@@ -160,14 +183,6 @@ impl Rig {
             self.report()
         );
         String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// The host that leads, by the store's word.
-    pub(crate) fn leader(&self) -> Result<usize, String> {
-        let keys = audit::keys(&self.get("/v1/debug/keys")?)?;
-        let name = keys.get("/leader").ok_or("nobody leads")?;
-        let found = self.hosts.iter().position(|host| host.name == *name);
-        found.ok_or_else(|| format!("{name} is no host"))
     }
 
     /// Waits until it is so; gives how long that took.

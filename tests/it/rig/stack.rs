@@ -3,12 +3,13 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::Rig;
 use crate::e2e::repo::{Commit, Repo};
 
 /// A stack and its repository.
 pub(crate) struct Stack {
-    pub(crate) name: &'static str,
     pub(crate) repo: Repo,
 }
 
@@ -49,10 +50,7 @@ impl Rig {
         let commit = repo.commit("Set sail", &[]);
         self.must(&["add", repo.path(), "--poll", "1s"]);
         self.live("ragnar", &commit);
-        Stack {
-            name: "ragnar",
-            repo,
-        }
+        Stack { repo }
     }
 
     /// The small servers, followed and live.
@@ -62,22 +60,25 @@ impl Rig {
         let commit = repo.commit("Launch", &files);
         self.must(&["add", repo.path(), "--poll", "1s"]);
         self.live("fleet", &commit);
-        Stack {
-            name: "fleet",
-            repo,
-        }
+        Stack { repo }
     }
 
-    /// Waits until a commit is live and all of it healthy.
+    /// Waits until a commit is live, all of it healthy, and what it replaced seen off.
     pub(crate) fn live(&self, stack: &str, commit: &Commit) {
         self.until(&format!("{} of {stack} is live", commit.tag()), || {
             let report = self.get(&format!("/v1/status/{stack}"))?;
             let found = report["stacks"].as_array().into_iter().flatten();
             let found = found.into_iter().find(|row| row["stack"] == stack);
             let status = found.ok_or_else(|| format!("no stack {stack}"))?;
-            let live =
-                status["live"]["commit"] == commit.0.as_str() && status["health"] == "healthy";
-            live.then_some(()).ok_or_else(|| status.to_string())
+            let live = status["live"]["commit"] == commit.0.as_str();
+            if !live || status["health"] != "healthy" {
+                return Err(status.to_string());
+            }
+            let keys = self.keys()?;
+            let pointer = keys.get(&format!("/release/{stack}")).ok_or("no pointer")?;
+            let pointer: Value = serde_json::from_str(pointer).map_err(|e| e.to_string())?;
+            let over = pointer["retiring"].is_null() && pointer["phase"] == "live";
+            over.then_some(()).ok_or_else(|| pointer.to_string())
         });
     }
 }

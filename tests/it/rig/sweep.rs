@@ -87,9 +87,7 @@ fn names_in(dir: &Path) -> Vec<String> {
 pub(super) fn clear(name: &str) {
     kill_all(|pid| belongs(pid, name));
     let dir = home().join(name);
-    for mounted in mounts_below(&dir) {
-        try_run("umount", &["--lazy", &mounted]);
-    }
+    unmount_below(&dir);
     for space in spaces(name) {
         try_run("ip", &["netns", "delete", &space]);
     }
@@ -155,6 +153,13 @@ fn buried(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
     state.is_none_or(|state| state.starts_with('Z') || state.starts_with('X'))
+}
+
+/// Takes away whatever engines have mounted below a folder.
+pub(super) fn unmount_below(dir: &Path) {
+    for mounted in mounts_below(dir) {
+        try_run("umount", &["--lazy", &mounted]);
+    }
 }
 
 /// The innermost first.

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use super::super::Rig;
+use super::super::stack::Stack;
 
 /// The example goes live over hosts that have never seen its images; the audit reaches every endpoint from
 /// every host.
-pub(super) fn example_is_spread_and_reachable(rig: &mut Rig) {
+pub(super) fn example_is_spread_and_reachable(rig: &mut Rig) -> Stack {
     let started = Instant::now();
     rig.ragnar();
     rig.tell(
@@ -14,7 +15,7 @@ pub(super) fn example_is_spread_and_reachable(rig: &mut Rig) {
         started.elapsed(),
     );
     let started = Instant::now();
-    rig.fleet();
+    let fleet = rig.fleet();
     rig.tell(
         "fleet: from `add` to live on three hosts",
         started.elapsed(),
@@ -26,4 +27,5 @@ pub(super) fn example_is_spread_and_reachable(rig: &mut Rig) {
         .map(|host| host.name)
         .collect();
     assert!(idle.is_empty(), "nothing runs on {idle:?}");
+    fleet
 }
