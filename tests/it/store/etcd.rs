@@ -5,6 +5,7 @@ mod election;
 mod faults;
 mod secure;
 pub(crate) mod server;
+mod start;
 
 use std::time::Duration;
 
