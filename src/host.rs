@@ -6,7 +6,6 @@ pub mod identity;
 pub mod keep;
 mod opening;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use crate::model::names::HostName;
 use crate::router::ambassador::{self, Ambassador};
 use crate::store::election;
 use crate::store::keys::Key;
-use crate::store::tables::{OpenError, Tables};
+use crate::store::tables::Tables;
 use crate::sync::{Mirrors, Options};
 
 /// Lines of progress a slow reader may fall behind.
@@ -53,7 +52,11 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the data directory, the store, Docker or the API's address cannot be had.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let parts = assemble(&config).await?;
+    let parts = tokio::select! {
+        // Waiting for others may take long, and nothing has been started yet.
+        () = shutdown.cancelled() => return Ok(()),
+        parts = assemble(&config) => parts?,
+    };
     let listener = TcpListener::bind(config.api).await.with_context(|| {
         format!(
             "listening on {} for the API; choose another with --api",
@@ -79,12 +82,8 @@ async fn assemble(config: &Config) -> anyhow::Result<Assembled> {
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir)
         .with_context(|| format!("making the data directory {}", dir.display()))?;
-    let (store, place) = opening::store(config).await?;
     let identity = Identity::of(dir);
-    let (known, seen) = (identity.cluster()?, identity.seen()?);
-    let tables = Tables::open(store, &config.prefix, known.as_deref(), seen)
-        .await
-        .map_err(|error| not_opened(error, &place, dir))?;
+    let tables = opening::tables(config, &identity).await?;
     identity.join(tables.cluster(), &config.host)?;
     let engine: SharedEngine = Arc::new(BollardEngine::connect(&config.docker)?);
     await_engine(&engine, &config.docker).await?;
@@ -95,23 +94,6 @@ async fn assemble(config: &Config) -> anyhow::Result<Assembled> {
         machine_id: identity.machine()?,
         mirrors,
     })
-}
-
-/// Promise 5 at the start: another, an emptied or an older store is an operator's business.
-fn not_opened(error: OpenError, place: &str, dir: &Path) -> anyhow::Error {
-    let dir = dir.display();
-    match &error {
-        OpenError::Other { .. } | OpenError::Gone { .. } | OpenError::Older { .. } => {
-            anyhow::Error::new(error).context(format!(
-                "the store {place} is not as this host left it, so nothing was changed; put the \
-                 right one back, or, if this one is meant, remove {dir}/cluster and {dir}/seen: \
-                 containers it does not name are then removed, volumes stay"
-            ))
-        }
-        OpenError::Store(_) | OpenError::Unreadable(_) => {
-            anyhow::Error::new(error).context(format!("opening the store {place}"))
-        }
-    }
 }
 
 async fn await_engine(engine: &SharedEngine, address: &str) -> anyhow::Result<()> {

@@ -52,6 +52,10 @@ prepare() {
     fi
     need etcd etcd-server
     need etcdctl etcd-client
+    # Hosts in namespaces of their own (tests/it/rig).
+    need ip iproute2
+    need nsenter util-linux
+    need umount mount
     install_missing
     # sshd refuses to run as root without it; the package's own service would have made it.
     [ "$(id -u)" != 0 ] || mkdir -p /run/sshd

@@ -82,8 +82,9 @@ impl Heartbeat {
                     registered = false;
                 }
                 let before = announced.clone();
-                registered = registered || self.register(capacity).await;
+                // Alive first: a member that is not seen is taken for lost.
                 let said = self.announce(current, &record, &mut announced).await;
+                registered = registered || (said && self.register(capacity).await);
                 if announced != before {
                     bell.ring();
                 }

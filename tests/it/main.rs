@@ -10,6 +10,7 @@ mod e2e;
 mod install;
 mod layering;
 mod plans;
+mod rig;
 mod status;
 mod store;
 mod sync;

@@ -113,6 +113,11 @@ impl Docker {
         docker
     }
 
+    /// The engine at an address.
+    pub(crate) fn at(address: String) -> Self {
+        Self { address }
+    }
+
     /// The socket's file.
     pub(crate) fn socket(&self) -> PathBuf {
         let path = self.address.strip_prefix("unix://");

@@ -6,6 +6,7 @@ mod faults;
 mod moved;
 mod secure;
 pub(crate) mod server;
+mod start;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use viking::model::host::{Declared, Member, Readiness};
+use viking::store::Watched;
 
 use super::rig::{Rig, host};
 
@@ -57,4 +58,22 @@ async fn a_members_record_follows_the_settings_and_keeps_what_people_decided() {
     let (now, _) = until(&rig, |member| member.tags.is_empty()).await;
     assert_eq!(now, cordoned);
     rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_member_is_seen_before_it_is_counted_on() {
+    let rig = Rig::start().await;
+    until(&rig, |_| true).await;
+    let store = rig.tables.store();
+    let mut watch = store.watch("/", 1).await.expect("watches");
+    let mut order = Vec::new();
+    while order.len() < 2 {
+        let Some(Watched::Events(events)) = watch.recv().await else {
+            panic!("nothing is compacted, and the store stays");
+        };
+        let keys = events.into_iter().map(|event| event.key);
+        order.extend(keys.filter(|key| key.starts_with("/host/") || key.starts_with("/member/")));
+    }
+    // A member that is not seen is taken for lost, and a leader says so.
+    assert!(order[0].starts_with("/host/"), "{order:?}");
 }

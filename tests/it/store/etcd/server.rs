@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +18,8 @@ const READY: Duration = Duration::from_secs(30);
 /// A port may be taken between its choice and its use.
 const STARTS: usize = 3;
 
-/// Starts etcd and ends it as soon as its own input ends: also when the test is killed.
-const GUARD: &str =
-    r#"etcd "$@" </dev/null & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null; wait"#;
+/// Starts a command and ends it as soon as its own input ends: also when the test is killed.
+const GUARD: &str = r#""$@" </dev/null & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null; wait"#;
 
 /// Members that know one another.
 pub(crate) struct Etcd {
@@ -31,8 +30,8 @@ pub(crate) struct Etcd {
 /// One process.
 pub(crate) struct Member {
     pub(crate) endpoint: String,
-    args: Vec<String>,
-    log: std::path::PathBuf,
+    command: Vec<String>,
+    log: PathBuf,
     process: Option<Process>,
 }
 
@@ -56,6 +55,16 @@ impl Process {
 }
 
 impl Member {
+    /// One that does not run yet: its command becomes etcd, and its clients find it at `endpoint`.
+    pub(crate) fn new(endpoint: String, command: Vec<String>, log: PathBuf) -> Self {
+        Self {
+            endpoint,
+            command,
+            log,
+            process: None,
+        }
+    }
+
     pub(crate) fn start(&mut self) {
         assert!(
             Command::new("etcd").arg("--version").output().is_ok(),
@@ -63,8 +72,8 @@ impl Member {
         );
         let log = std::fs::File::create(&self.log).expect("a log");
         let mut guard = Command::new("sh")
-            .args(["-c", GUARD, "etcd"])
-            .args(&self.args)
+            .args(["-c", GUARD, "guard"])
+            .args(&self.command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -91,6 +100,11 @@ impl Member {
         self.process.as_ref().expect("runs").signal("-CONT");
     }
 
+    /// What it complained of.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     async fn healthy(&self) -> bool {
         let asked = reqwest::get(format!("{}/health", self.endpoint)).await;
         match asked {
@@ -109,7 +123,7 @@ impl Member {
             if self.healthy().await {
                 return true;
             }
-            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let log = self.log();
             if log.contains("address already in use") {
                 return false;
             }
@@ -170,12 +184,9 @@ impl Etcd {
                 ("log-level", "error"),
             ];
             let args = args.map(|(flag, value)| format!("--{flag}={value}"));
-            Member {
-                args: args.into_iter().chain(more.iter().cloned()).collect(),
-                log: dir.path().join(format!("{name}.log")),
-                endpoint,
-                process: None,
-            }
+            let command = ["etcd".to_owned()].into_iter().chain(args);
+            let command = command.chain(more.iter().cloned()).collect();
+            Member::new(endpoint, command, dir.path().join(format!("{name}.log")))
         };
         Self {
             members: (0..count).map(member).collect(),
