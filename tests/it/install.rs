@@ -296,6 +296,7 @@ fn the_etcd_of_three_keeps_its_data_is_bounded_and_is_open_to_nobody_else() {
     for bound in [
         "AUTO_COMPACTION_RETENTION: 1h",
         "QUOTA_BACKEND_BYTES",
+        "PRE_VOTE",
         "healthcheck:",
     ] {
         assert!(text.contains(bound), "{bound}");
