@@ -10,6 +10,12 @@ use super::Rig;
 /// Jobs, `stack/tag/node/slot`, and their hosts.
 pub(crate) type Places = BTreeMap<String, String>;
 
+/// The node, `stack/node`, of a job.
+pub(crate) fn node_of(job: &str) -> String {
+    let parts: Vec<&str> = job.split('/').collect();
+    format!("{}/{}", parts[0], parts[2])
+}
+
 impl Rig {
     /// Every key that the store lets people see.
     pub(crate) fn keys(&self) -> Result<BTreeMap<String, String>, String> {

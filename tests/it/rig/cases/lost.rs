@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::Rig;
+use super::super::places::node_of;
 use crate::e2e::docker::{Container, Runs, runs};
 
-/// A lost host's jobs must run elsewhere by then: a lease, a decision and a start. Twice what is aimed at on an
-/// idle machine (6 s), as tests share theirs.
-const ELSEWHERE: Duration = Duration::from_secs(12);
+/// A lost host's jobs must run elsewhere by then: a lease, a decision and a start. Far above what is aimed at on
+/// an idle machine (6 s), as tests share theirs; what it took is printed.
+const ELSEWHERE: Duration = Duration::from_secs(20);
 
-/// What a host that is back still has of jobs that moved must be gone by then.
-const DROPPED: Duration = Duration::from_secs(10);
+/// What a host that is back still has of jobs that moved must be gone by then; aimed at are 5 s.
+const DROPPED: Duration = Duration::from_secs(15);
 
 /// What runs on all hosts but one.
 fn runs_beside(rig: &Rig, n: usize) -> Runs {
@@ -34,7 +35,7 @@ fn small(jobs: &BTreeSet<String>) -> BTreeSet<String> {
 }
 
 /// Waits until jobs run elsewhere, says when the small ones and when all did, and gives those that do. The
-/// example's wait for what they link to, so they need not where that is pinned to the host that is gone.
+/// example's need not where what they wait for is pinned to the host that is gone.
 fn moved(rig: &Rig, jobs: &BTreeSet<String>, from: usize, what: &str) -> BTreeSet<String> {
     let name = rig.hosts[from].name;
     assert!(
@@ -44,13 +45,11 @@ fn moved(rig: &Rig, jobs: &BTreeSet<String>, from: usize, what: &str) -> BTreeSe
     let what = format!("{what}: jobs of {name} run elsewhere");
     let (_, first) = rig.within(ELSEWHERE, &what, || rig.elsewhere(&small(jobs), from));
     rig.tell(&what, first);
-    let places = rig.places();
-    let pinned_here = |node: &str| {
-        let node = format!("/{node}/");
-        let mut all = places.iter().filter(|(job, _)| job.starts_with("ragnar/"));
-        all.any(|(job, host)| job.contains(&node) && *host == name)
-    };
-    if !pinned_here("redis") && !pinned_here("db") {
+    // With the registry's only copy an image may be gone that the new host has never had.
+    let needed = ["ragnar/redis", "ragnar/db", "core/registry"];
+    let mut places = rig.places().into_iter();
+    let gone = places.any(|(job, host)| host == name && needed.contains(&&*node_of(&job)));
+    if !gone {
         let (_, rest) = rig.within(ELSEWHERE, &what, || rig.elsewhere(jobs, from));
         rig.tell(&format!("{what}, the example's too"), first + rest);
     }
@@ -74,7 +73,16 @@ fn back(rig: &mut Rig, n: usize, left: &BTreeSet<String>, before: &[Container], 
     });
     rig.tell(&what, took);
     rig.audit(&what);
-    assert_eq!(runs_beside(rig, n), others, "{what}: others were touched");
+    // Some that moved may have started only now.
+    let now = runs_beside(rig, n);
+    let touched: Vec<_> = others
+        .iter()
+        .filter(|(id, since)| now.get(*id) != Some(*since))
+        .collect();
+    assert!(
+        touched.is_empty(),
+        "{what}: {touched:?} of others were touched"
+    );
     let stay = runs(before.iter().filter(|c| !leaves(c)));
     let now = runs(&rig.hosts[n].containers());
     assert_eq!(now, stay, "{what}: more than that was touched");

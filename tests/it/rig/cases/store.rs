@@ -29,11 +29,13 @@ pub(super) fn one_member_is_killed(rig: &mut Rig) {
     assert_eq!((rig.runs(), rig.places()), (runs, places));
 }
 
-/// Kills every member and starts them again.
+/// Kills every member and starts them again. A viking that is started in between waits for them.
 pub(super) fn all_members_are_killed(rig: &mut Rig) {
-    let (runs, places) = (rig.runs(), rig.places());
+    let (runs, places, late) = (rig.runs(), rig.places(), rig.worker());
     let load = Load::start(rig);
     rig.etcd.kill_all();
+    rig.hosts[late].kill_viking();
+    rig.hosts[late].start_viking();
     // The fault itself: so long nobody can say anything to anybody.
     std::thread::sleep(DEAD);
     let started = Instant::now();
