@@ -15,7 +15,6 @@ use crate::model::host::{Capacity, Member, Readiness};
 use crate::model::job::Assignment;
 use crate::model::names::HostName;
 use crate::model::plan::Verdict;
-use crate::model::release::ReleaseNode;
 use crate::model::wire::{self, HostJob, HostJobs, HostRow, List, rfc3339};
 use crate::model::world::World;
 use crate::schedule::wanted::wanted;
@@ -71,21 +70,11 @@ fn row(world: &World, name: &HostName, leader: Option<&HostName>) -> HostRow {
 
 fn reserved(world: &World, here: &[&Assignment]) -> Capacity {
     let mut sum = Capacity::default();
-    for node in here.iter().filter_map(|at| node_of(world, at)) {
+    for node in here.iter().filter_map(|at| world.node(&at.job)) {
         sum.cpu_millis += node.resources.cpu_millis.unwrap_or(0);
         sum.memory_bytes += node.resources.memory_bytes.unwrap_or(0);
     }
     sum
-}
-
-fn node_of<'a>(world: &'a World, at: &Assignment) -> Option<&'a ReleaseNode> {
-    let stack = world.stacks.get(&at.job.stack)?;
-    let releases = [stack.live(), stack.staged(), stack.retiring()];
-    let mut nodes = releases
-        .into_iter()
-        .flatten()
-        .filter_map(|release| release.nodes.get(&at.job.node));
-    nodes.find(|node| node.tag == at.job.tag)
 }
 
 /// One host, with its jobs.

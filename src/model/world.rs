@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::host::{HostRecord, Member};
 use super::job::{Assignment, CounterRecord, JobKey, Seat, StateRecord};
 use super::names::{HostName, NodeName, StackName, Tag, VolumeName};
-use super::release::{Pointer, Release, Source};
+use super::release::{Pointer, Release, ReleaseNode, Source};
 use super::spec::ContainerSpec;
 
 /// One stack's part of the world.
@@ -122,6 +122,18 @@ impl World {
     pub fn placement(&self, job: &JobKey) -> Option<&Assignment> {
         let host = self.run.get(job)?;
         self.assignments.get(&(job.clone(), host.clone()))
+    }
+
+    /// The node record that describes a placed job: of any release the pointer names, live first.
+    #[must_use]
+    pub fn node(&self, job: &JobKey) -> Option<&ReleaseNode> {
+        let stack = self.stacks.get(&job.stack)?;
+        let named = [stack.live(), stack.staged(), stack.retiring()];
+        let mut nodes = named
+            .into_iter()
+            .flatten()
+            .filter_map(|release| release.nodes.get(&job.node));
+        nodes.find(|node| node.tag == job.tag)
     }
 
     /// Whether nothing is to be expected of a host any more: it is lost, or people have forgotten it.

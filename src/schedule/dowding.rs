@@ -12,7 +12,7 @@ use super::wanted::{
 use crate::model::job::{Assignment, JobKey, Seat};
 use crate::model::names::{HostName, NodeName, StackName};
 use crate::model::plan::{Flip, Plan, Start, Stop, Unplaced, Verdict};
-use crate::model::release::{Phase, Release, ReleaseNode, RunId};
+use crate::model::release::{Phase, ReleaseNode, RunId};
 use crate::model::resolve::{self, StackMap};
 use crate::model::spec::LinkTarget;
 use crate::model::world::{Pin, PinKey, StackWorld, World};
@@ -128,7 +128,7 @@ impl<'a> Planner<'a> {
                 .wanted
                 .get(job)
                 .copied()
-                .or_else(|| node_of(self.world, job));
+                .or_else(|| self.world.node(job));
             if let Some(node) = node {
                 self.loads.entry(host.clone()).or_default().add(job, node);
             }
@@ -379,19 +379,17 @@ impl<'a> Planner<'a> {
 
     /// Everything placed that nobody wants, but for stacks that cannot be read.
     fn unwanted(&mut self) {
+        // A lost host's placements end already, each with the reason that was found for it.
+        let stops = self.plan.stop.iter().map(|stop| &stop.placement);
+        let told: BTreeSet<_> = stops.map(|at| (at.job.clone(), at.host.clone())).collect();
         for assignment in self.world.assignments.values() {
             let job = &assignment.job;
             let seat = (job.clone(), assignment.host.clone());
-            let told = self
-                .plan
-                .stop
-                .iter()
-                .any(|stop| stop.placement == *assignment);
             let stays = self.wanted.contains_key(job)
                 && (self.world.run.get(job) == Some(&assignment.host)
                     || self.moving.contains(&seat)
                     || relocate::still_drains(self.world, assignment));
-            if self.world.frozen_stacks.contains(&job.stack) || told || stays {
+            if self.world.frozen_stacks.contains(&job.stack) || told.contains(&seat) || stays {
                 continue;
             }
             let reason = stop_reason(self.world, assignment, self.wanted.contains_key(job));
@@ -459,20 +457,6 @@ fn pin_keys(wanted: &Wanted<'_>) -> Vec<PinKey> {
 fn held(world: &World, job: &JobKey) -> bool {
     let stack = world.stacks.get(&job.stack);
     stack.is_some_and(|s| resolve::held(&s.pointer, s.live(), s.staged(), job))
-}
-
-/// The node record that describes a placed job: of any release the pointer names.
-fn node_of<'a>(world: &'a World, job: &JobKey) -> Option<&'a ReleaseNode> {
-    let stack = world.stacks.get(&job.stack)?;
-    let of = |release: Option<&'a Release>| {
-        release?
-            .nodes
-            .get(&job.node)
-            .filter(|node| node.tag == job.tag)
-    };
-    of(stack.live())
-        .or_else(|| of(stack.staged()))
-        .or_else(|| of(stack.retiring()))
 }
 
 fn stop_reason(world: &World, assignment: &Assignment, wanted: bool) -> String {

@@ -12,6 +12,8 @@ use viking::store::{
     Watched,
 };
 
+use super::link::pass_on;
+
 /// What only the leader may write, and only while it leads.
 const LEADERS: [&str; 7] = [
     "/release/",
@@ -236,24 +238,11 @@ impl Store for Faulty {
 
     async fn watch(&self, prefix: &str, from: i64) -> Result<mpsc::Receiver<Watched>> {
         self.answers()?;
-        let mut changes = self.inner.watch(prefix, from).await?;
+        let changes = self.inner.watch(prefix, from).await?;
         let (tell, told) = mpsc::channel(16);
         let end = tokio_util::sync::CancellationToken::new();
         self.state().watches.push(end.clone());
-        tokio::spawn(async move {
-            let pass_on = async {
-                while let Some(change) = changes.recv().await {
-                    if tell.send(change).await.is_err() {
-                        return;
-                    }
-                }
-            };
-            tokio::select! {
-                () = end.cancelled() => {}
-                () = tell.closed() => {}
-                () = pass_on => {}
-            }
-        });
+        tokio::spawn(pass_on(changes, tell, end, |_| 1));
         Ok(told)
     }
 

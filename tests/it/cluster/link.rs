@@ -37,6 +37,29 @@ fn times(noise: &Noise) -> u32 {
     noise.as_mut().map_or(1, |rng| rng.u32(0..3))
 }
 
+/// Passes changes on, each so often, until one side goes or the watch is ended.
+pub(super) async fn pass_on(
+    mut changes: mpsc::Receiver<Watched>,
+    tell: mpsc::Sender<Watched>,
+    end: CancellationToken,
+    times: impl Fn(&Watched) -> u32,
+) {
+    let all = async {
+        while let Some(change) = changes.recv().await {
+            for _ in 0..times(&change) {
+                if tell.send(change.clone()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = end.cancelled() => {}
+        () = tell.closed() => {}
+        () = all => {}
+    }
+}
+
 impl Link {
     pub(super) fn to(inner: SharedStore) -> Arc<Self> {
         Arc::new(Self {
@@ -93,28 +116,15 @@ impl Store for Link {
 
     async fn watch(&self, prefix: &str, from: i64) -> Result<mpsc::Receiver<Watched>> {
         self.way()?;
-        let mut changes = self.inner.watch(prefix, from).await?;
+        let changes = self.inner.watch(prefix, from).await?;
         let (tell, told) = mpsc::channel(16);
         let end = CancellationToken::new();
         self.state().watches.push(end.clone());
         let noise = Arc::clone(&self.noise);
-        tokio::spawn(async move {
-            let pass_on = async {
-                while let Some(change) = changes.recv().await {
-                    let ends = matches!(change, Watched::Compacted(_));
-                    for _ in 0..if ends { 1 } else { times(&noise) } {
-                        if tell.send(change.clone()).await.is_err() {
-                            return;
-                        }
-                    }
-                }
-            };
-            tokio::select! {
-                () = end.cancelled() => {}
-                () = tell.closed() => {}
-                () = pass_on => {}
-            }
-        });
+        tokio::spawn(pass_on(changes, tell, end, move |change| match change {
+            Watched::Compacted(_) => 1,
+            Watched::Events(_) => times(&noise),
+        }));
         Ok(told)
     }
 

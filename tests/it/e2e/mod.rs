@@ -23,4 +23,4 @@ mod registry;
 mod remove;
 pub(crate) mod repo;
 mod source;
-mod world;
+pub(crate) mod world;

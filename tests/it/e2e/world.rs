@@ -35,6 +35,16 @@ pub(crate) struct World {
     host: Option<Child>,
 }
 
+/// The rows of `/v1/debug/keys`.
+pub(crate) fn keys_of(list: &Value) -> Result<BTreeMap<String, String>, String> {
+    let rows = list["items"]
+        .as_array()
+        .ok_or_else(|| format!("no list of keys: {list}"))?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let pair = |row: &Value| (text(&row["key"]), text(&row["value"]));
+    Ok(rows.iter().map(pair).collect())
+}
+
 impl World {
     /// Everything a host needs; nothing runs yet.
     pub(crate) fn new(name: &str) -> Self {
@@ -289,15 +299,7 @@ impl World {
 
     /// Every key that the store lets people see.
     pub(crate) fn keys(&self) -> Result<BTreeMap<String, String>, String> {
-        let list = self.get("/v1/debug/keys")?;
-        let rows = list["items"]
-            .as_array()
-            .ok_or_else(|| format!("no list of keys: {list}"))?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(rows
-            .iter()
-            .map(|row| (text(&row["key"]), text(&row["value"])))
-            .collect())
+        keys_of(&self.get("/v1/debug/keys")?)
     }
 
     /// Events of a stack, oldest first.

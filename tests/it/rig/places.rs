@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::Rig;
+use crate::e2e::world::keys_of;
 
 /// Jobs, `stack/tag/node/slot`, and their hosts.
 pub(crate) type Places = BTreeMap<String, String>;
@@ -19,13 +20,7 @@ pub(crate) fn node_of(job: &str) -> String {
 impl Rig {
     /// Every key that the store lets people see.
     pub(crate) fn keys(&self) -> Result<BTreeMap<String, String>, String> {
-        let list = self.get("/v1/debug/keys")?;
-        let rows = list["items"]
-            .as_array()
-            .ok_or_else(|| format!("no list of keys: {list}"))?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let pair = |row: &Value| (text(&row["key"]), text(&row["value"]));
-        Ok(rows.iter().map(pair).collect())
+        keys_of(&self.get("/v1/debug/keys")?)
     }
 
     /// The host that leads, by the store's word.
