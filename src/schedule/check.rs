@@ -101,7 +101,8 @@ fn no_double_seat(world: &World, plan: &Plan) -> Vec<Complaint> {
             return start.beside;
         };
         let ends = plan.stop.iter().any(|stop| stop.placement == *placed);
-        !start.beside && !(ends && world.is_lost(&placed.host))
+        let moves = ends && world.is_lost(&placed.host);
+        !(start.beside || moves)
     };
     plan.start
         .iter()

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::losses::{Judgement, Losses, Signs};
 use super::{check, dowding, relocate};
 use crate::model::host::LEASE_TTL;
+use crate::model::names::HostName;
 use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::tables::Tables;
@@ -47,7 +48,7 @@ impl Watch {
             stalled: tables.stalled_within(LEASE_TTL),
         };
         let judgement = self.losses.judge(world, signs);
-        let lost: Vec<_> = judgement.lost.iter().map(|host| host.as_str()).collect();
+        let lost: Vec<_> = judgement.lost.iter().map(HostName::as_str).collect();
         let say = match (&judgement.held, &lost[..]) {
             (Some(held), _) => held.clone(),
             (None, []) => String::new(),
