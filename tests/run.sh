@@ -44,6 +44,7 @@ prepare() {
     need ssh openssh-client
     need ssh-keygen openssh-client
     need redis-server redis-server
+    need docker-registry docker-registry
     need systemd-analyze systemd
     need shellcheck shellcheck
     if [ -n "${VIKING_TEST_LONG:-}" ]; then

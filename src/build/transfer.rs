@@ -220,7 +220,7 @@ impl Place {
         if let Some(kind) = &what.kind {
             put = put.header(CONTENT_TYPE, kind);
         }
-        self.done(self.ask(put).await?)
+        self.done(&self.ask(put).await?)
     }
 
     async fn has_blob(&self, repository: &str, digest: &str) -> Result<bool> {
@@ -251,7 +251,7 @@ impl Place {
             .header(CONTENT_LENGTH, bytes)
             .body(pieces(blob));
         let limit = PIECE_MAX + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
-        to.done(to.within(limit, upload.send()).await?)
+        to.done(&to.within(limit, upload.send()).await?)
     }
 
     /// Where to send a blob.
@@ -303,7 +303,7 @@ impl Place {
         }
     }
 
-    fn done(&self, response: Response) -> Result<()> {
+    fn done(&self, response: &Response) -> Result<()> {
         match response.status() {
             status if status.is_success() => Ok(()),
             status => Err(self.says(&format!("answered {status}"))),

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Parts;
+use crate::model::host::Readiness;
 use crate::model::job::Seat;
 use crate::model::names::{NodeName, StackName, Tag};
 use crate::model::registry::{Credential, IMAGE_REPOSITORY, REGISTRY_PORT, image_tag, is_registry};
@@ -228,7 +229,9 @@ fn first_pin(parts: &Parts, world: &World, draft: &Draft<'_>) -> Option<Op> {
         slot: 0,
     });
     let first = draft.stack.and_then(StackWorld::live).is_none();
-    let here = first && world.members.contains_key(host) && !world.fixed.contains_key(&pin);
+    let member = world.members.get(host);
+    let ready = member.is_some_and(|member| member.readiness == Readiness::Ready);
+    let here = first && ready && !world.fixed.contains_key(&pin);
     let record = Pin {
         v: 1,
         host: host.clone(),

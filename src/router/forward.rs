@@ -26,6 +26,28 @@ pub(super) const LOOK: Duration = Duration::from_millis(25);
 /// Connections of one listener at a time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
 
+/// A peer that says nothing is asked whether it is there after this long, and again as often.
+const ASK_PEER: Duration = Duration::from_secs(5);
+
+/// So many questions without an answer, or so long without word that what was sent has come, and the
+/// peer is gone.
+const QUESTIONS_MAX: u32 = 3;
+const PEER_GONE: Duration = Duration::from_secs(20);
+
+/// Ends a connection between hosts whose other end lost its power or its network: without a word
+/// from there whoever waits for an answer would wait for ever.
+pub(super) fn watch_over(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    let ask = socket2::TcpKeepalive::new()
+        .with_time(ASK_PEER)
+        .with_interval(ASK_PEER)
+        .with_retries(QUESTIONS_MAX);
+    // A socket that refuses an option still works.
+    socket.set_tcp_keepalive(&ask).ok();
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(PEER_GONE)).ok();
+}
+
 /// Looks the present addresses up.
 pub type Lookup = Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>;
 

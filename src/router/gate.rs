@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::forward::Dial;
+use super::forward::{self, Dial};
 use crate::model::registry::Credential;
 
 /// Both sides have proved themselves by then.
@@ -64,8 +64,13 @@ fn nonce() -> io::Result<[u8; NONCE]> {
     Ok(nonce)
 }
 
-/// The keeper's part. Nothing was read of what the caller wants when this returns.
-async fn admit(stream: &mut TcpStream, credential: &Credential) -> io::Result<()> {
+/// The keeper's part: the way to what is behind the gate. Who has proved himself is answered only if
+/// there is one, so that he can try elsewhere.
+async fn admit(
+    stream: &mut TcpStream,
+    credential: &Credential,
+    dial: &Dial,
+) -> io::Result<TcpStream> {
     let mine = nonce()?;
     stream.write_all(&mine).await?;
     let (mut theirs, mut proof) = ([0; NONCE], [0; PROOF]);
@@ -74,8 +79,12 @@ async fn admit(stream: &mut TcpStream, credential: &Credential) -> io::Result<()
     keyed(credential, Side::Caller, &mine, &theirs)
         .verify_slice(&proof)
         .map_err(|_| refused())?;
+    let Some(inside) = dial().await else {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    };
     let answer = keyed(credential, Side::Keeper, &mine, &theirs).finalize();
-    stream.write_all(&answer.into_bytes()).await
+    stream.write_all(&answer.into_bytes()).await?;
+    Ok(inside)
 }
 
 /// The caller's part.
@@ -102,7 +111,7 @@ pub(super) async fn enter(stream: &mut TcpStream, credential: &Credential) -> io
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Lets callers in who know the credential, to what `dial` reaches, until shutdown.
+/// Lets callers in who know the credential, to what `dial` reaches at once, until shutdown.
 pub(super) async fn run(
     listener: TcpListener,
     known: Known,
@@ -126,28 +135,28 @@ pub(super) async fn run(
         tokio::spawn(async move {
             let let_in = async {
                 let credential = known().ok_or_else(refused)?;
-                let admitted = admit(&mut caller, &credential);
+                let admitted = admit(&mut caller, &credential, &dial);
                 let admitted = tokio::time::timeout(PROOF_MAX, admitted);
                 admitted
                     .await
                     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             };
-            if let Err(error) = let_in.await {
-                tracing::debug!(%from, "not let in to the registry: {error}");
-                return;
-            }
+            let mut inside = match let_in.await {
+                Ok(inside) => inside,
+                Err(error) => {
+                    tracing::debug!(%from, "not let in to the registry: {error}");
+                    return;
+                }
+            };
             // No longer a stranger.
             drop(place);
             caller.set_nodelay(true).ok();
-            let pipe = async {
-                if let Some(mut registry) = dial().await {
-                    // Either side hanging up is the normal end.
-                    copy_bidirectional(&mut caller, &mut registry).await.ok();
-                }
-            };
+            forward::watch_over(&caller);
+            // Either side hanging up is the normal end.
+            let pipe = copy_bidirectional(&mut caller, &mut inside);
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = pipe => {}
+                _ = pipe => {}
             }
         });
     }
@@ -159,8 +168,6 @@ mod tests {
     use std::net::SocketAddr;
 
     use tokio::io::{AsyncRead, AsyncWrite};
-
-    use crate::router::forward;
 
     fn credential(byte: u8) -> Credential {
         Credential::new([byte; 32])

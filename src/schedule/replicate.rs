@@ -241,7 +241,7 @@ mod tests {
         let seen = copies(&world);
         assert_eq!(seen.healthy, [(job.id(Instance(4)), job.clone())].into());
         assert_eq!((seen.down.len(), seen.slots()), (1, 2));
-        state.state = JobState::Failed;
+        state.state = JobState::Unhealthy;
         world.states.insert((host, job), state);
         assert_eq!(copies(&world).down.len(), 2);
     }
@@ -251,6 +251,7 @@ mod tests {
         let text = "stacks: {shop: {live: a1, releases: {a1: {web: {}}, b2: {web: {}}}}}";
         let mut world = script::world(text).unwrap();
         let stack = world.stacks.values_mut().next().unwrap();
+        stack.procs.clear();
         for (tag, digest) in [("a1", "sha256:1"), ("b2", "sha256:1")] {
             let text = format!(
                 r#"{{"v": 1, "repository": "shop/web", "digest": "{digest}", "input": "",

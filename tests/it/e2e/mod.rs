@@ -15,7 +15,7 @@ mod docker;
 mod drift;
 mod example;
 mod hosts;
-mod http;
+pub(crate) mod http;
 mod inside;
 mod proxy;
 mod push;
