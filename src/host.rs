@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use self::identity::Identity;
 use crate::api::{self, ApiState, Ask};
 use crate::build::Places;
+use crate::build::copies::HttpCopies;
 use crate::build::registry::HttpRegistry;
 use crate::config::Config;
 use crate::deploy::worker::{self, Worker};
@@ -26,6 +27,7 @@ use crate::docker::SharedEngine;
 use crate::docker::bollard::BollardEngine;
 use crate::leader;
 use crate::model::names::HostName;
+use crate::model::registry::{CopyAddresses, Turn};
 use crate::router::ambassador::{self, Ambassador};
 use crate::store::election;
 use crate::store::keys::Key;
@@ -140,11 +142,15 @@ pub async fn serve(
         shutdown.clone(),
     ));
 
+    let (copies, addresses) = watch::channel(CopyAddresses::new());
+    let turn = Turn::default();
     let ambassador = Ambassador {
         tables: tables.clone(),
         host: config.host.clone(),
         registry_port: config.registry_port,
         asked,
+        copies,
+        turn: turn.clone(),
     };
     let mut forwarding = tasks.spawn(ambassador::run(ambassador, shutdown.clone()));
     let worker = Worker {
@@ -154,6 +160,7 @@ pub async fn serve(
         address: config.address,
         declared: config.declared.clone(),
         registry: config.registry(),
+        registry_image: config.registry_image.clone(),
         data_dir: config.data_dir.clone(),
         api: config.api.to_string(),
         machine_id,
@@ -172,11 +179,13 @@ pub async fn serve(
     };
     let mut answering = tasks.spawn(api::serve(listener, state, shutdown.clone()));
     let registry = Arc::new(HttpRegistry::new(&config.registry())?);
+    let copies = Arc::new(HttpCopies::new(addresses, turn)?);
     let lead = leader::Parts {
         tables,
         engine,
         mirrors,
         registry,
+        copies,
         builds: Places::default(),
         config,
         progress,

@@ -6,6 +6,7 @@ mod bootstrap;
 mod follow;
 mod make;
 mod people;
+mod replicate;
 mod stage;
 mod sweep;
 mod timing;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::build::Places;
+use crate::build::copies::Copies;
 use crate::build::registry::Registry;
 use crate::config::Config;
 use crate::docker::SharedEngine;
@@ -61,6 +63,8 @@ pub struct Parts {
     pub mirrors: Mirrors,
     /// Where images go.
     pub registry: Arc<dyn Registry>,
+    /// Its copies, one at a time.
+    pub copies: Arc<dyn Copies>,
     /// Where builds of all stacks wait for their turn.
     pub builds: Places,
     /// What the operator decided.
@@ -87,6 +91,12 @@ pub async fn run(parts: Parts, leadership: Arc<Leadership>, shutdown: Cancellati
     let (tables, ear) = (&parts.tables, || bell.ear());
     let lead = || Arc::clone(&leadership);
     essential(Box::pin(bootstrap::run(
+        parts.clone(),
+        lead(),
+        ear(),
+        stop.clone(),
+    )));
+    essential(Box::pin(replicate::run(
         parts.clone(),
         lead(),
         ear(),

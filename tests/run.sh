@@ -44,6 +44,7 @@ prepare() {
     need ssh openssh-client
     need ssh-keygen openssh-client
     need redis-server redis-server
+    need docker-registry docker-registry
     need systemd-analyze systemd
     need shellcheck shellcheck
     if [ -n "${VIKING_TEST_LONG:-}" ]; then
@@ -71,7 +72,8 @@ rung() {
     shift
     say "$name"
     : >"$OUTPUT"
-    timeout --foreground "$RUNG_LIMIT" cargo test --locked --features failpoints --no-fail-fast "$@" \
+    # A test's own words say more than its frames, and logs are cut.
+    RUST_BACKTRACE=0 timeout --foreground "$RUNG_LIMIT" cargo test --locked --features failpoints --no-fail-fast "$@" \
         -- ${TEST_ARGS[@]+"${TEST_ARGS[@]}"} </dev/null 2>&1 | tee "$OUTPUT" || { verdict=FAILED FAILED=1; }
     SUMMARY+=("$(printf '%-34s %-7s %5s passed %4s failed %4s ignored %5s s' "$name" "$verdict" \
         "$(count passed)" "$(count failed)" "$(count ignored)" "$((SECONDS - started))")")

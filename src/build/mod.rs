@@ -5,6 +5,7 @@
 mod archive;
 mod base;
 pub mod context;
+pub mod copies;
 pub mod dockerfile;
 pub mod external;
 pub mod fake_registry;
@@ -19,6 +20,7 @@ pub mod order;
 mod prepare;
 pub mod reach;
 pub mod registry;
+mod transfer;
 mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -15,10 +15,10 @@ use crate::model::names::{ImageName, StackName};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Largest manifest, as registries limit them.
-const MANIFEST_BYTES_MAX: usize = 4 << 20;
+pub(super) const MANIFEST_BYTES_MAX: usize = 4 << 20;
 
 /// Kinds of manifest that engines push.
-const MANIFEST_KINDS: &str = "application/vnd.docker.distribution.manifest.v2+json, \
+pub(super) const MANIFEST_KINDS: &str = "application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
 
@@ -53,13 +53,6 @@ pub trait Registry: Send + Sync {
     /// # Errors
     /// As [`Self::digest`].
     async fn tag(&self, repository: &str, digest: &str, tag: &str) -> Result<bool>;
-
-    /// Forgets a manifest and every tag of it. One that is not there is fine, and so is a registry
-    /// that was told not to delete.
-    ///
-    /// # Errors
-    /// As [`Self::digest`].
-    async fn forget(&self, repository: &str, digest: &str) -> Result<()>;
 }
 
 /// A registry's result.
@@ -177,14 +170,6 @@ impl Registry for HttpRegistry {
             None => self.digest(repository, tag).await?,
         };
         Ok(stored.as_deref() == Some(digest))
-    }
-
-    async fn forget(&self, repository: &str, digest: &str) -> Result<()> {
-        let response = self.ask(Method::DELETE, repository, digest).await?;
-        match response.status() {
-            StatusCode::METHOD_NOT_ALLOWED => Ok(()),
-            _ => self.found(response).map(drop),
-        }
     }
 }
 

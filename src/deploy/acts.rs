@@ -274,7 +274,8 @@ impl Desk {
             && !matches!(facts.doing, Some(Doing::Stopping | Doing::Examining))
             && run.is_some_and(|run| run.verdict == Verdict::Healthy);
         let own = facts.own.filter(|own| serves && own.occupies());
-        let ports = own.map(|own| endpoints::of(job, instance, &own.container));
+        let address = self.ops.address;
+        let ports = own.map(|own| endpoints::of(job, instance, &own.container, address));
         let key = (job.clone(), instance);
         sight.ports.insert(key, ports.unwrap_or_default());
         sight.states.insert(job.clone(), record);

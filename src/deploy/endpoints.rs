@@ -2,15 +2,34 @@
 //! worker. A job has endpoints only while it is healthy and nothing is being done to it.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::docker::Container;
 use crate::model::endpoint::Endpoint;
 use crate::model::job::{Instance, JobKey};
+use crate::model::registry::runs_registry;
 use crate::model::spec::Published;
 
-/// The endpoints of one healthy container.
+/// Where the ports of a job are published, on a host with this address. Of the registry on loopback:
+/// it asks nobody for a credential, so other hosts come through this host's gate (`router`).
 #[must_use]
-pub fn of(job: &JobKey, instance: Instance, container: &Container) -> BTreeSet<Endpoint> {
+pub fn publish_on(job: &JobKey, address: IpAddr) -> IpAddr {
+    if runs_registry(job) {
+        return IpAddr::from(Ipv4Addr::LOCALHOST);
+    }
+    address
+}
+
+/// The endpoints of one healthy container on a host with this address. The gate of a registry
+/// listens on the address, on the very port that is published on loopback.
+#[must_use]
+pub fn of(
+    job: &JobKey,
+    instance: Instance,
+    container: &Container,
+    address: IpAddr,
+) -> BTreeSet<Endpoint> {
+    let gated = runs_registry(job);
     container
         .published
         .iter()
@@ -20,7 +39,7 @@ pub fn of(job: &JobKey, instance: Instance, container: &Container) -> BTreeSet<E
             node: job.node.clone(),
             port: binding.port,
             proto: binding.proto,
-            ip: binding.ip,
+            ip: if gated { address } else { binding.ip },
             host_port: binding.host_port,
             job_id: job.id(instance),
         })

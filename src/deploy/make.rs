@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use super::container::{Fittings, new_container};
+use super::endpoints;
 use super::failure::Failure;
 use super::link::Listener;
 use super::network;
@@ -19,6 +20,7 @@ use super::volume::{self, WantedVolume};
 use super::wanted::Desired;
 use crate::docker::{Error, NewContainer, PortBinding, label};
 use crate::model::endpoint::{LinkKey, ListenRequest};
+use crate::model::registry::{self, runs_registry};
 use crate::model::spec::ImageRef;
 
 /// Other ports tried when one turns out to be taken.
@@ -33,7 +35,7 @@ impl Ops {
         let desired = &order.desired;
         let image = tokio::select! {
             () = order.cancel.cancelled() => return Ok(Done::Changed),
-            image = self.image(&desired.spec.image, pulling) => image?,
+            image = self.image_of(desired, pulling) => image?,
         };
         let mut bound = order.bound.clone();
         for _ in 0..=OTHER_PORTS_MAX {
@@ -82,6 +84,41 @@ impl Ops {
         made
     }
 
+    /// The name on this host of what a job is made from, once it is there.
+    async fn image_of(&self, desired: &Desired, pulling: impl Fn()) -> Result<String, Done> {
+        match &desired.spec.image {
+            ImageRef::Local { id } if runs_registry(&desired.job) => {
+                self.registry_image(id, pulling).await
+            }
+            image => self.image(image, pulling).await,
+        }
+    }
+
+    /// The image of the registry, which the leader names by the id it has where it was looked up. On
+    /// another host it may come from another copy, under that id, or be what this host's own operator
+    /// named.
+    async fn registry_image(&self, id: &str, pulling: impl Fn()) -> Result<String, Done> {
+        let look = async |reference: &str| {
+            let found = self.engine.image(reference).await;
+            found.map_err(|e| Done::error("look for the registry's image", &e))
+        };
+        let ours = registry::image_reference(&self.registry, id);
+        let named = self.registry_image.clone();
+        for reference in [id, &ours, &named] {
+            if look(reference).await?.is_some() {
+                return Ok(reference.to_owned());
+            }
+        }
+        pulling();
+        // From the other copy first: those are the very bytes.
+        match self.pull(&ours).await {
+            Ok(()) => return Ok(ours),
+            Err(unknown @ Done::Unknown(_)) => return Err(unknown),
+            Err(_) => {}
+        }
+        self.pull(&named).await.map(|()| named)
+    }
+
     /// The image's name on this host, once it is there.
     pub(super) async fn image(&self, image: &ImageRef, pulling: impl Fn()) -> Result<String, Done> {
         let reference = image.reference(&self.registry);
@@ -97,11 +134,15 @@ impl Ops {
             return Err(Done::Failed(Failure::outside(reason)));
         }
         pulling();
+        self.pull(&reference).await.map(|()| reference)
+    }
+
+    async fn pull(&self, reference: &str) -> Result<(), Done> {
         let (lines, mut unread) = mpsc::channel(1);
         unread.close();
-        let pull = self.engine.pull(&reference, &lines);
+        let pull = self.engine.pull(reference, &lines);
         match tokio::time::timeout(PULL_MAX, pull).await {
-            Ok(Ok(())) => Ok(reference),
+            Ok(Ok(())) => Ok(()),
             // Whatever a registry says is not the commit's fault.
             Ok(Err(Error::Unreachable(reason))) => Err(Done::Unknown(reason)),
             Ok(Err(error)) => {
@@ -181,11 +222,12 @@ impl Ops {
     fn pick(&self, desired: &Desired, bound: &BTreeSet<u16>) -> Result<Vec<PortBinding>, Done> {
         let mut book = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let now_ms = self.clock.now_ms();
+        let ip = endpoints::publish_on(&desired.job, self.address);
         let mut bindings = Vec::new();
         let mut bound = bound.clone();
         for expose in &desired.spec.settings.expose {
             let owner = format!("{} {}", desired.job, expose.label());
-            let free = |port| ports::is_free(self.address, port, expose.proto);
+            let free = |port| ports::is_free(ip, port, expose.proto);
             let port = expose
                 .host_port
                 .or_else(|| book.give(&owner, &bound, free, now_ms));
@@ -197,7 +239,7 @@ impl Ops {
             bindings.push(PortBinding {
                 port: expose.port,
                 proto: expose.proto,
-                ip: self.address,
+                ip,
                 host_port,
             });
         }

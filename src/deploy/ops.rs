@@ -67,6 +67,8 @@ pub struct Ops {
     pub address: IpAddr,
     /// Address in front of every image of ours.
     pub registry: String,
+    /// The registry's own image, as this host's operator names it.
+    pub registry_image: String,
     /// The ambassador.
     pub listen: Listen,
     /// Ports handed out.

@@ -51,6 +51,8 @@ pub struct Worker {
     pub declared: Declared,
     /// Address in front of every image of ours.
     pub registry: String,
+    /// The registry's own image, as this host's operator names it.
+    pub registry_image: String,
     /// Where this host keeps its files.
     pub data_dir: PathBuf,
     /// Where the API listens, for others to know.
@@ -123,6 +125,7 @@ fn desk(
             host: worker.host.clone(),
             address: worker.address,
             registry: worker.registry.clone(),
+            registry_image: worker.registry_image.clone(),
             listen: worker.listen.clone(),
             ports: Mutex::new(PortBook::open(&worker.data_dir, clock.now_ms())),
             book_file: tokio::sync::Mutex::new(()),

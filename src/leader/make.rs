@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::bootstrap::registry_up;
 use super::follow::Follower;
 use super::people::{FILE, file_of};
+use super::replicate::everywhere;
 use super::timing::{Watch, millis};
 use crate::build::{self, BuildJob};
 use crate::model::history::{StageTimes, add_time};
@@ -22,6 +23,7 @@ use crate::model::tree::Tree;
 use crate::model::vikingfile::{ImageText, VikingFile};
 use crate::model::world::{StackWorld, World};
 use crate::schedule::compose::{Procs, next_tag};
+use crate::schedule::replicate;
 use crate::wake::now_ms;
 
 /// How long a build waits for the registry before it says so and tries again.
@@ -106,6 +108,7 @@ pub(super) async fn make(
     let file = draft.parse(&tree, &file_of(source)).await?;
     draft.watch.enter("build");
     let built = draft.build(&file, &tree, &stack, &world, pull).await?;
+    draft.copy(&built).await?;
     let stages_ms = draft.times();
     let Draft {
         commit, tag, run, ..
@@ -299,7 +302,18 @@ impl<'a> Draft<'a> {
             .map_err(|error| self.build_failed(error))
     }
 
+    /// What was built is in every copy of the registry before anybody hears of it.
+    async fn copy(&self, built: &build::Built) -> anyhow::Result<()> {
+        let made = replicate::of_made(&self.tag, &built.images, &built.external);
+        let tell = |line| self.tell(Stage::Push, "", line);
+        everywhere(&self.follower.parts, &made, tell).await
+    }
+
     fn build_failed(&self, error: build::Error) -> Failed {
+        if matches!(error, build::Error::Outside { .. }) {
+            // Perhaps it is the copy that this host's Docker is led to.
+            self.follower.parts.copies.turn();
+        }
         match error {
             build::Error::Own { image, reason, log } => {
                 self.own("build", format!("image {image}: {reason}"), log)

@@ -13,6 +13,7 @@ use crate::model::history::RunEnd;
 use crate::model::names::{ImageName, StackName, Tag};
 use crate::model::release::ImageRecord;
 use crate::model::trash::{Manifest, TrashRecord};
+use crate::schedule::replicate;
 use crate::schedule::sweep::{self, ImageKey};
 use crate::store::election::Leadership;
 use crate::wake::{self, Bell, Next, now_ms};
@@ -21,6 +22,8 @@ use crate::wake::{self, Bell, Next, now_ms};
 const EVERY: Duration = Duration::from_secs(300);
 /// How long what was thrown away can still be picked up again by hand.
 const LIES_MS: u64 = 60 * 60 * 1000;
+/// How long a copy of the registry that is down is waited for, so that it forgets with the other.
+const ABSENT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// Sweeps until shutdown or the end of the leadership.
 pub(super) async fn run(parts: Parts, leadership: Arc<Leadership>, stop: CancellationToken) {
@@ -72,7 +75,8 @@ async fn empty(parts: &Parts, leadership: &Leadership) -> anyhow::Result<()> {
         let Some(named) = sweep::named(&world, &images(parts).await?) else {
             return Ok(());
         };
-        if remove(parts, &tag, &record, &named).await {
+        let seen = replicate::copies(&world);
+        if remove(parts, &seen, (&tag, &record), &named).await {
             let gone = parts
                 .tables
                 .forget_trash(leadership, &stack, &tag, revision);
@@ -86,8 +90,8 @@ async fn empty(parts: &Parts, leadership: &Leadership) -> anyhow::Result<()> {
 /// Removes the bytes; `false` when something could not be removed yet.
 async fn remove(
     parts: &Parts,
-    tag: &Tag,
-    record: &TrashRecord,
+    seen: &replicate::Seen,
+    (tag, record): (&Tag, &TrashRecord),
     named: &BTreeSet<Manifest>,
 ) -> bool {
     let mut done = true;
@@ -96,13 +100,7 @@ async fn remove(
         let mut local = vec![format!("{name}:{tag}")];
         if !named.contains(manifest) {
             local.push(format!("{name}@{}", manifest.digest));
-            let forgotten = parts
-                .registry
-                .forget(&manifest.repository, &manifest.digest);
-            if let Err(error) = forgotten.await {
-                tracing::debug!("not cleaned up yet: {error}");
-                done = false;
-            }
+            done &= forget(parts, seen, manifest, record.at_ms).await;
         }
         for reference in local {
             match parts.engine.untag(&reference).await {
@@ -112,6 +110,22 @@ async fn remove(
                     done = false;
                 }
             }
+        }
+    }
+    done
+}
+
+/// Makes every copy of the registry forget a manifest; `false` when one could not be told. A copy
+/// that has been away for very long is not waited for.
+async fn forget(parts: &Parts, seen: &replicate::Seen, manifest: &Manifest, at_ms: u64) -> bool {
+    let told = seen.healthy.keys().filter(|copy| parts.copies.knows(copy));
+    let told: Vec<_> = told.collect();
+    let patient = now_ms().saturating_sub(at_ms) < ABSENT_MS;
+    let mut done = told.len() == seen.slots() || (!patient && !told.is_empty());
+    for copy in told {
+        if let Err(error) = parts.copies.forget(copy, manifest).await {
+            tracing::debug!("not cleaned up yet: {error}");
+            done = false;
         }
     }
     done

@@ -10,6 +10,7 @@ pub mod job;
 pub mod names;
 pub mod plan;
 pub mod progress;
+pub mod registry;
 pub mod release;
 pub mod resolve;
 pub mod spec;

@@ -1,9 +1,9 @@
 //! Keeps links working while their targets move: one listener per (stack, tag, target, port) on the
-//! stack's gateway address, and the loopback listener this host's Docker pulls images through.
-//! Workers ask for listeners; the table behind them follows `/release` and `/ports`.
+//! stack's gateway address, and the ways to the registry (`registry`). Workers ask for listeners; the
+//! table behind them follows `/release` and `/ports`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,14 +12,16 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::forward::{self, Lookup};
+use super::registry::{self, Doors};
 use super::table::{self, Seen, Table};
 use crate::model::endpoint::{Endpoint, LinkKey, ListenRequest};
 use crate::model::names::{HostName, StackName};
+use crate::model::registry::{CopyAddresses, Turn};
 use crate::store::keys::Family;
 use crate::store::tables::Tables;
 use crate::wake::{self, Bell, Next};
@@ -30,9 +32,6 @@ const INTERVAL: Duration = Duration::from_secs(15);
 /// Ports of listeners: below Linux's ephemeral range, above those handed to jobs.
 const PORT_FIRST: u16 = 30_000;
 const PORT_COUNT: u16 = 2_700;
-
-/// Container port of the registry.
-const REGISTRY_PORT: u16 = 5000;
 
 /// A worker's question: the listener wanted, and where the port or the reason goes.
 pub type Listen = (ListenRequest, oneshot::Sender<Result<u16, String>>);
@@ -47,6 +46,10 @@ pub struct Ambassador {
     pub registry_port: u16,
     /// Workers' questions.
     pub asked: mpsc::Receiver<Listen>,
+    /// Where this host says how each copy of the registry is reached.
+    pub copies: watch::Sender<CopyAddresses>,
+    /// Who is led to a copy that does not work asks for another here.
+    pub turn: Turn,
 }
 
 /// A listener that is open.
@@ -75,28 +78,30 @@ pub async fn run(ambassador: Ambassador, shutdown: CancellationToken) -> anyhow:
         host,
         registry_port,
         mut asked,
+        copies,
+        turn,
     } = ambassador;
     let shared = Arc::new(Shared::default());
     let tasks = TaskTracker::new();
     let bell = Bell::new();
     let keys = tables.keys();
-    let watched = [keys.family(Family::Release), keys.family(Family::Ports)];
+    let watched = [
+        Family::Release,
+        Family::Ports,
+        Family::Registry,
+        Family::Secret,
+    ];
+    let watched = watched.map(|family| keys.family(family));
     let (ringing, rung, until) = (tables.clone(), bell.clone(), shutdown.clone());
     tasks.spawn(async move { ringing.ring(&rung, &watched, &until).await });
 
-    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, registry_port));
-    let listener = TcpListener::bind(loopback).await.with_context(|| {
-        format!("listening on {loopback} for the registry; choose another with --registry-port")
-    })?;
-    let key = table::registry_key(REGISTRY_PORT);
-    let this_machine = IpNet::from(loopback.ip());
-    open(&shared, key, listener, this_machine, &shutdown, &tasks)?;
+    let doors = Doors::open(registry_port, turn, copies, &shutdown, &tasks).await?;
 
     let follow = {
         let (shared, bell, shutdown) = (Arc::clone(&shared), bell.clone(), shutdown.clone());
         async move {
             wake::run("ambassador", INTERVAL, bell.ear(), shutdown, || {
-                rebuild(&tables, &host, &shared)
+                rebuild(&tables, &host, &shared, &doors)
             })
             .await;
         }
@@ -122,7 +127,12 @@ pub async fn run(ambassador: Ambassador, shutdown: CancellationToken) -> anyhow:
     Ok(())
 }
 
-async fn rebuild(tables: &Tables, host: &HostName, shared: &Shared) -> anyhow::Result<Next> {
+async fn rebuild(
+    tables: &Tables,
+    host: &HostName,
+    shared: &Shared,
+    doors: &Doors,
+) -> anyhow::Result<Next> {
     let routes = tables.routes(host).await?;
     let frozen = routes.frozen_stacks;
     let seen = Seen {
@@ -140,6 +150,10 @@ async fn rebuild(tables: &Tables, host: &HostName, shared: &Shared) -> anyhow::R
         table.insert(key.clone(), before.get(key).cloned().unwrap_or_default());
     }
     shared.table.store(Arc::new(table));
+    if !frozen.contains(&StackName::core()) {
+        let registry = registry::table(&seen, &routes.whole, routes.credential);
+        doors.update(registry).await;
+    }
     Ok(Next::OnChange)
 }
 
@@ -252,7 +266,12 @@ fn open(
     let lookup: Lookup =
         Arc::new(move || table.table.load().get(&wanted).cloned().unwrap_or_default());
     let close = shutdown.child_token();
-    tasks.spawn(forward::run(listener, from, lookup, close.clone()));
+    tasks.spawn(forward::run(
+        listener,
+        from,
+        forward::to(lookup),
+        close.clone(),
+    ));
     let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
     open.entry(key).or_default().push(Open { address, close });
     Ok(())

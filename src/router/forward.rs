@@ -1,11 +1,12 @@
-//! One TCP listener that forwards each connection to one of the addresses its table holds at that
-//! moment. Knows nothing of stacks; the ambassador gives it the way to look addresses up.
+//! One TCP listener that forwards each connection to what it is given a way to dial: for links, one of
+//! the addresses their table holds at that moment. Knows nothing of stacks.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -14,25 +15,59 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// One try to reach a copy.
-const DIAL: Duration = Duration::from_secs(2);
+pub(super) const DIAL: Duration = Duration::from_secs(2);
 
 /// How long a connection waits for a copy when there is none, as while a target is handed over.
-const WAIT_FOR_COPY: Duration = Duration::from_secs(10);
+pub(super) const WAIT_FOR_COPY: Duration = Duration::from_secs(10);
 
 /// Between two looks for a copy.
-const LOOK: Duration = Duration::from_millis(25);
+pub(super) const LOOK: Duration = Duration::from_millis(25);
 
 /// Connections of one listener at a time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
 
+/// A peer that says nothing is asked whether it is there after this long, and again as often.
+const ASK_PEER: Duration = Duration::from_secs(5);
+
+/// So many questions without an answer, or so long without word that what was sent has come, and the
+/// peer is gone.
+const QUESTIONS_MAX: u32 = 3;
+const PEER_GONE: Duration = Duration::from_secs(20);
+
+/// Ends a connection between hosts whose other end lost its power or its network: without a word
+/// from there whoever waits for an answer would wait for ever.
+pub(super) fn watch_over(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    let ask = socket2::TcpKeepalive::new()
+        .with_time(ASK_PEER)
+        .with_interval(ASK_PEER)
+        .with_retries(QUESTIONS_MAX);
+    // A socket that refuses an option still works.
+    socket.set_tcp_keepalive(&ask).ok();
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(PEER_GONE)).ok();
+}
+
 /// Looks the present addresses up.
 pub type Lookup = Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>;
+
+/// A connection to whatever is there now; `None` when nothing is, for long enough.
+pub type Dial = Arc<dyn Fn() -> BoxFuture<'static, Option<TcpStream>> + Send + Sync>;
+
+/// Dials one of the addresses that are there at that moment, each in turn.
+#[must_use]
+pub fn to(lookup: Lookup) -> Dial {
+    let turn = Arc::new(AtomicUsize::new(0));
+    Arc::new(move || {
+        let (lookup, turn) = (Arc::clone(&lookup), Arc::clone(&turn));
+        Box::pin(async move { reach(&lookup, &turn).await })
+    })
+}
 
 /// Forwards whoever calls from `from` until shutdown: Docker keeps bridges apart, but lets every
 /// container reach every address of its host. Connections that are open then end with the process or
 /// their peers.
-pub async fn run(listener: TcpListener, from: IpNet, lookup: Lookup, shutdown: CancellationToken) {
-    let turn = Arc::new(AtomicUsize::new(0));
+pub async fn run(listener: TcpListener, from: IpNet, dial: Dial, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
@@ -51,22 +86,22 @@ pub async fn run(listener: TcpListener, from: IpNet, lookup: Lookup, shutdown: C
             tracing::debug!(%caller, "not of the network this link belongs to");
             continue;
         }
-        let (lookup, turn) = (Arc::clone(&lookup), Arc::clone(&turn));
+        let dial = Arc::clone(&dial);
         let stop = shutdown.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = serve(client, &lookup, &turn) => {}
+                () = serve(client, &dial) => {}
             }
             drop(slot);
         });
     }
 }
 
-async fn serve(mut client: TcpStream, lookup: &Lookup, turn: &AtomicUsize) {
+async fn serve(mut client: TcpStream, dial: &Dial) {
     // Latency before throughput; a socket that refuses the option still works.
     client.set_nodelay(true).ok();
-    let Some(mut server) = reach(lookup, turn).await else {
+    let Some(mut server) = dial().await else {
         return;
     };
     server.set_nodelay(true).ok();
@@ -125,7 +160,7 @@ mod tests {
         let seen = Arc::clone(&addresses);
         let lookup: Lookup = Arc::new(move || seen.lock().unwrap().clone());
         let shutdown = CancellationToken::new();
-        tokio::spawn(run(listener, anybody(), lookup, shutdown.clone()));
+        tokio::spawn(run(listener, anybody(), to(lookup), shutdown.clone()));
 
         assert_eq!(ask(front).await, "one");
         addresses.lock().unwrap().clear();
@@ -147,7 +182,12 @@ mod tests {
         let front = listener.local_addr().unwrap();
         let lookup: Lookup = Arc::new(move || vec![copy]);
         let elsewhere = "172.27.0.1/16".parse().unwrap();
-        tokio::spawn(run(listener, elsewhere, lookup, CancellationToken::new()));
+        tokio::spawn(run(
+            listener,
+            elsewhere,
+            to(lookup),
+            CancellationToken::new(),
+        ));
         let mut stream = TcpStream::connect(front).await.unwrap();
         let mut text = String::new();
         // Closed, with a reset or without.
@@ -166,7 +206,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let front = listener.local_addr().unwrap();
         let lookup: Lookup = Arc::new(move || vec![dead, alive]);
-        tokio::spawn(run(listener, anybody(), lookup, CancellationToken::new()));
+        tokio::spawn(run(
+            listener,
+            anybody(),
+            to(lookup),
+            CancellationToken::new(),
+        ));
         for _ in 0..4 {
             assert_eq!(ask(front).await, "alive");
         }

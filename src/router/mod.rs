@@ -4,4 +4,6 @@
 
 pub mod ambassador;
 pub mod forward;
+mod gate;
+mod registry;
 pub mod table;

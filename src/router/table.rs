@@ -8,7 +8,7 @@ use crate::model::endpoint::{Copy, Endpoint, LinkKey};
 use crate::model::job::{JobKey, StateRecord};
 use crate::model::names::{NodeName, StackName, Tag};
 use crate::model::resolve::{self, StackMap};
-use crate::model::spec::{LinkTarget, Proto};
+use crate::model::spec::Proto;
 
 /// What the store says about reachability, from one host's point of view.
 #[derive(Debug, Clone, Default)]
@@ -88,20 +88,5 @@ pub fn needed(seen: &Seen, key: &LinkKey) -> bool {
         .own
         .keys()
         .any(|job| job.stack == key.stack && job.tag == key.tag);
-    let registry = *key == registry_key(key.port);
-    registry || named || runs
-}
-
-/// The listener every host has for its own Docker: the registry of the built-in stack.
-#[must_use]
-pub fn registry_key(port: u16) -> LinkKey {
-    LinkKey {
-        stack: StackName::core(),
-        tag: Tag::of_services(),
-        target: LinkTarget {
-            stack: None,
-            node: NodeName::registry(),
-        },
-        port,
-    }
+    named || runs
 }

@@ -17,6 +17,7 @@ pub mod losses;
 pub mod moves;
 pub mod place;
 pub mod relocate;
+pub mod replicate;
 pub mod roll;
 pub mod rollout;
 pub mod script;

@@ -99,7 +99,7 @@ fn proc_needed(
 }
 
 /// Manifests of our registry that a release needs, running or rolled back to.
-fn manifests(release: &Release) -> BTreeSet<Manifest> {
+pub(super) fn manifests(release: &Release) -> BTreeSet<Manifest> {
     let own = release.images.values().map(ImageRecord::image_ref);
     let external = release.external.values().cloned();
     let pending = release
@@ -111,7 +111,8 @@ fn manifests(release: &Release) -> BTreeSet<Manifest> {
     all.filter_map(|image| manifest(&image)).collect()
 }
 
-fn manifest(image: &ImageRef) -> Option<Manifest> {
+/// The manifest behind a reference, if it is in our registry.
+pub(super) fn manifest(image: &ImageRef) -> Option<Manifest> {
     match image {
         ImageRef::Ours { repository, digest } => Some(Manifest {
             repository: repository.clone(),

@@ -60,6 +60,10 @@ pub enum Key {
     Event(StackName, String),
     /// `/trash/<stack>/<tag>`
     Trash(StackName, Tag),
+    /// `/registry/whole`
+    WholeCopies,
+    /// `/secret/registry/hosts`
+    RegistryCredential,
 }
 
 /// A kind of keys, as a whole.
@@ -99,6 +103,10 @@ pub enum Family {
     Event,
     /// Releases thrown away whose bytes are still there.
     Trash,
+    /// What is known of the registry's copies.
+    Registry,
+    /// What nobody may read but hosts.
+    Secret,
 }
 
 impl Family {
@@ -121,6 +129,8 @@ impl Family {
             Self::Ports => "ports",
             Self::Event => "event",
             Self::Trash => "trash",
+            Self::Registry => "registry",
+            Self::Secret => "secret",
         }
     }
 }
@@ -179,6 +189,8 @@ impl Keys {
             ),
             Key::Event(stack, id) => format!("{p}/event/{stack}/{id}"),
             Key::Trash(stack, tag) => format!("{p}/trash/{stack}/{tag}"),
+            Key::WholeCopies => format!("{p}/registry/whole"),
+            Key::RegistryCredential => format!("{p}/secret/registry/hosts"),
         }
     }
 
@@ -283,6 +295,8 @@ fn parse_segments(segments: &[&str]) -> Parsed<Option<Key>> {
         ["ports", endpoint @ ..] => Key::Port(parse_endpoint(endpoint)?),
         ["event", stack, id] => Key::Event(stack.parse()?, text(id)?),
         ["trash", stack, tag] => Key::Trash(stack.parse()?, tag.parse()?),
+        ["registry", "whole"] => Key::WholeCopies,
+        ["secret", "registry", "hosts"] => Key::RegistryCredential,
         _ => return Ok(None),
     }))
 }
@@ -432,6 +446,8 @@ mod tests {
                 "/ports/ragnar/a1b2c3d4e5f6/web-1/80/udp/10.0.0.1/32000/ragnar.a1b2c3d4e5f6.web-1.3.9",
             ),
             (Key::Event(stack, "r-1".into()), "/event/ragnar/r-1"),
+            (Key::WholeCopies, "/registry/whole"),
+            (Key::RegistryCredential, "/secret/registry/hosts"),
         ]
     }
 

@@ -9,6 +9,7 @@ mod host;
 mod leader;
 mod people;
 mod read;
+mod registry;
 mod ring;
 mod trash;
 mod write;

@@ -1,6 +1,7 @@
 //! Builds: a stack that is built again and again from trees in memory, `real` against Docker and a
 //! registry, `faults` against the fakes, where something must fail or be counted.
 
+mod copies;
 mod faults;
 mod real;
 

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use super::{Result, Tables, decode, decode_text};
 use crate::model::endpoint::Endpoint;
 use crate::model::host::Member;
-use crate::model::job::{Assignment, CounterRecord, Instance, JobKey, Seat, StateRecord};
+use crate::model::job::{Assignment, CounterRecord, Instance, JobId, JobKey, Seat, StateRecord};
 use crate::model::names::{HostName, NodeName, StackName, Tag};
+use crate::model::registry::{Credential, CredentialRecord, WholeRecord};
 use crate::model::resolve::StackMap;
 use crate::model::spec::ContainerSpec;
 use crate::model::world::{PinKey, StackWorld, World};
@@ -51,6 +52,10 @@ pub struct Routes {
     pub endpoints: Vec<Endpoint>,
     /// This host's own jobs, for their addresses.
     pub states: BTreeMap<JobKey, StateRecord>,
+    /// Copies of the registry that are whole.
+    pub whole: BTreeSet<JobId>,
+    /// What hosts show each other before they speak to a registry.
+    pub credential: Option<Credential>,
     /// Stacks with a key that cannot be read: what is routed for them stays.
     pub frozen_stacks: BTreeSet<StackName>,
 }
@@ -243,6 +248,7 @@ impl Tables {
         selectors.push(Selector::Prefix(
             self.keys.family_of(Family::State, host.as_str()),
         ));
+        selectors.extend([Key::WholeCopies, Key::RegistryCredential].map(|key| self.key(&key)));
         let snapshot = self.read(selectors).await?;
         let mut routes = Routes {
             revision: snapshot.revision,
@@ -255,6 +261,14 @@ impl Tables {
                 Some(Key::State(_, job)) => {
                     let state = frozen.record(kv, Some(&job.stack));
                     routes.states.extend(state.map(|state| (job, state)));
+                }
+                Some(Key::WholeCopies) => {
+                    let record: Option<WholeRecord> = frozen.record(kv, None);
+                    routes.whole = record.map(|record| record.whole).unwrap_or_default();
+                }
+                Some(Key::RegistryCredential) => {
+                    let record: Option<CredentialRecord> = frozen.record(kv, None);
+                    routes.credential = record.map(|record| record.credential);
                 }
                 Some(key) => place_release(&mut routes.stacks, &mut frozen, kv, key),
                 None => {}

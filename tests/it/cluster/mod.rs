@@ -8,6 +8,7 @@
 )]
 
 mod client;
+mod copies;
 mod faulty;
 mod hosts;
 mod leader;
@@ -186,6 +187,7 @@ impl Cluster {
             address: host.address,
             declared: viking::model::host::Declared::default(),
             registry: REGISTRY.to_owned(),
+            registry_image: "registry:2".to_owned(),
             data_dir: host.dir.path().to_owned(),
             api: "127.0.0.1:8791".to_owned(),
             machine_id: host.name.to_string(),

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use viking::model::registry::{CopyAddresses, Turn};
 use viking::model::world::World;
 use viking::router::ambassador::{self, Ambassador};
 
@@ -49,6 +50,8 @@ fn start_ambassadors(
                 host: host.name.clone(),
                 registry_port,
                 asked,
+                copies: watch::channel(CopyAddresses::new()).0,
+                turn: Turn::default(),
             };
             tokio::spawn(ambassador::run(ambassador, stop.clone()));
             ask

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
-use viking::build::fake_registry::FakeManifests;
+use viking::build::fake_registry::{FakeCopies, FakeManifests};
 use viking::config::Config;
 use viking::docker::Container;
 use viking::leader::{self, Parts};
@@ -31,10 +31,11 @@ fn web(run: &str) -> String {
     format!("viking: {{name: shop}}\ndeploy:\n  web: {{image: web, run: {run}, expose: [80]}}\n")
 }
 
-/// One host, led by the real leader, that follows one repository.
-struct Followed {
-    cluster: Cluster,
-    repo: Repo,
+/// Hosts, led by the real leader on the first of them, that follows one repository.
+pub(super) struct Followed {
+    pub(super) cluster: Cluster,
+    pub(super) repo: Repo,
+    pub(super) copies: FakeCopies,
     dir: tempfile::TempDir,
     config: Config,
     leading: CancellationToken,
@@ -42,17 +43,27 @@ struct Followed {
 
 impl Followed {
     async fn start() -> Self {
-        let cluster = Cluster::unled(1).await;
+        Self::start_on(1).await
+    }
+
+    pub(super) async fn start_on(hosts: usize) -> Self {
+        let cluster = Cluster::unled(hosts).await;
         for image in ["registry:2", "web", "db"] {
             cluster.registry.publish(image, image);
         }
         let dir = tempfile::tempdir().unwrap();
         let repo = Repo::new(dir.path().join("repo"));
+        let manifests = FakeManifests::new(REGISTRY, &cluster.registry);
+        let config = Config {
+            host: cluster.hosts[0].name.clone(),
+            ..Config::default()
+        };
         let mut followed = Self {
+            copies: FakeCopies::new(&manifests),
             cluster,
             repo,
             dir,
-            config: Config::default(),
+            config,
             leading: CancellationToken::new(),
         };
         followed.lead().await;
@@ -60,7 +71,7 @@ impl Followed {
     }
 
     /// Another leader takes over, with nothing in its memory.
-    async fn lead(&mut self) {
+    pub(super) async fn lead(&mut self) {
         self.leading.cancel();
         self.leading = CancellationToken::new();
         let tables = self.cluster.tables.clone();
@@ -69,6 +80,7 @@ impl Followed {
             engine: Arc::new(self.cluster.engine().clone()),
             mirrors: Mirrors::new(&self.dir.path().join("data"), Options::from_env()).unwrap(),
             registry: Arc::new(FakeManifests::new(REGISTRY, &self.cluster.registry)),
+            copies: Arc::new(self.copies.clone()),
             config: self.config.clone(),
             builds: viking::build::Places::default(),
             progress,
@@ -89,7 +101,7 @@ impl Followed {
         });
     }
 
-    async fn add(&self) {
+    pub(super) async fn add(&self) {
         self.add_polled(2_000).await;
     }
 
@@ -106,7 +118,7 @@ impl Followed {
         put.await.unwrap();
     }
 
-    fn push(&self, yaml: &str) -> Commit {
+    pub(super) fn push(&self, yaml: &str) -> Commit {
         for line in yaml.lines() {
             let run = line.split("run: ").nth(1).and_then(|r| r.split(',').next());
             self.cluster.script(run.unwrap_or_default());
@@ -126,7 +138,7 @@ impl Followed {
         asked.await.unwrap();
     }
 
-    async fn until(&self, what: &str, is: impl Fn(&Pointer) -> bool) {
+    pub(super) async fn until(&self, what: &str, is: impl Fn(&Pointer) -> bool) {
         self.cluster
             .until(what, s(400), |world| {
                 world
@@ -137,7 +149,7 @@ impl Followed {
             .await;
     }
 
-    async fn until_live(&self, commit: &Commit) {
+    pub(super) async fn until_live(&self, commit: &Commit) {
         let tag = Tag::parse(commit.tag()).unwrap();
         self.cluster
             .until("it is live and settled", s(400), |world| {

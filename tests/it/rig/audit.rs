@@ -51,7 +51,7 @@ impl Rig {
         let jobs = self.jobs()?;
         let containers = self.containers();
         self.one_container_for_each(&jobs, &containers)?;
-        let ends = jobs.iter().flat_map(|job| job.endpoints.iter().cloned());
+        let ends = jobs.iter().flat_map(|job| self.for_others(job));
         let ends: BTreeSet<String> = ends.collect();
         self.ports_are(&ends)?;
         for host in &self.hosts {
@@ -83,6 +83,19 @@ impl Rig {
             return Err("there are no jobs".to_owned());
         }
         Ok(jobs)
+    }
+
+    /// Where other hosts reach a job. A copy of the registry is published on loopback, and others come
+    /// through its host's gate, on the same port.
+    fn for_others(&self, job: &Job) -> Vec<String> {
+        let host = self.hosts.iter().find(|host| host.name == job.host);
+        let gate = |port: &str| format!("{}:{port}", host.expect("a host of ours").address);
+        let ends = job.endpoints.iter();
+        ends.map(|end| match end.strip_prefix("127.0.0.1:") {
+            Some(port) => gate(port),
+            None => end.clone(),
+        })
+        .collect()
     }
 
     /// Containers of all engines, with the host that has them.

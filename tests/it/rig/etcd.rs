@@ -38,6 +38,7 @@ impl Etcd {
                 ("initial-advertise-peer-urls", &peer),
                 ("initial-cluster", &peers),
                 ("auto-compaction-retention", "5m"),
+                ("pre-vote", "true"),
                 ("log-level", "error"),
             ];
             let flags = flags.map(|(flag, value)| format!("--{flag}={value}"));

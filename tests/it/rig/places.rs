@@ -17,6 +17,14 @@ pub(crate) fn node_of(job: &str) -> String {
     format!("{}/{}", parts[0], parts[2])
 }
 
+/// The small servers of a set of jobs: how long these take is viking's own time.
+pub(crate) fn small(jobs: &BTreeSet<String>) -> BTreeSet<String> {
+    jobs.iter()
+        .filter(|job| job.starts_with("fleet/"))
+        .cloned()
+        .collect()
+}
+
 impl Rig {
     /// Every key that the store lets people see.
     pub(crate) fn keys(&self) -> Result<BTreeMap<String, String>, String> {
@@ -61,13 +69,13 @@ impl Rig {
         self.number(host).expect("a host of ours")
     }
 
-    /// A host that neither leads nor has the registry.
+    /// A host that does not lead and has something that can move; rather one without a registry.
     pub(crate) fn worker(&self) -> usize {
         let leader = self.until("somebody leads", || self.leader());
         let registry = self.registry();
-        let all = 0..self.hosts.len();
-        let mut others = all.filter(|n| *n != leader && *n != registry);
-        others.next().expect("there are three hosts")
+        let mut others: Vec<usize> = (0..self.hosts.len()).filter(|n| *n != leader).collect();
+        others.sort_by_key(|n| (small(&self.movable(*n)).is_empty(), *n == registry));
+        others[0]
     }
 
     /// Jobs on a host that may go elsewhere.

@@ -159,6 +159,7 @@ impl Rig {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             declared: self.declared.clone(),
             registry: "127.0.0.1:5000".to_owned(),
+            registry_image: "registry:2".to_owned(),
             data_dir: self.dir.path().to_owned(),
             api: "127.0.0.1:8791".to_owned(),
             machine_id: "m".to_owned(),

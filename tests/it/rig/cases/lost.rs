@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::Rig;
-use super::super::places::node_of;
+use super::super::places::{node_of, small};
 use crate::e2e::docker::{Container, Runs, runs};
 
 /// A lost host's jobs must run elsewhere by then: a lease, a decision and a start. Far above what is aimed at on
@@ -26,14 +26,6 @@ fn runs_beside(rig: &Rig, n: usize) -> Runs {
     )
 }
 
-/// The small servers of a set of jobs: how long these take is viking's own time.
-fn small(jobs: &BTreeSet<String>) -> BTreeSet<String> {
-    jobs.iter()
-        .filter(|job| job.starts_with("fleet/"))
-        .cloned()
-        .collect()
-}
-
 /// Waits until jobs run elsewhere, says when the small ones and when all did, and gives those that do. The
 /// example's need not where what they wait for is pinned to the host that is gone.
 fn moved(rig: &Rig, jobs: &BTreeSet<String>, from: usize, what: &str) -> BTreeSet<String> {
@@ -45,8 +37,7 @@ fn moved(rig: &Rig, jobs: &BTreeSet<String>, from: usize, what: &str) -> BTreeSe
     let what = format!("{what}: jobs of {name} run elsewhere");
     let (_, first) = rig.within(ELSEWHERE, &what, || rig.elsewhere(&small(jobs), from));
     rig.tell(&what, first);
-    // With the registry's only copy an image may be gone that the new host has never had.
-    let needed = ["ragnar/redis", "ragnar/db", "core/registry"];
+    let needed = ["ragnar/redis", "ragnar/db"];
     let mut places = rig.places().into_iter();
     let gone = places.any(|(job, host)| host == name && needed.contains(&&*node_of(&job)));
     if !gone {

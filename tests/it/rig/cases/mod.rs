@@ -12,7 +12,6 @@ use std::time::Duration;
 use super::Rig;
 
 #[test]
-#[ignore = "waits in vain when the leader that is frozen has the only registry: run by tests/run.sh --long"]
 fn three_hosts_survive_what_befalls_them() {
     let mut rig = Rig::start(3);
     let fleet = live::example_is_spread_and_reachable(&mut rig);
