@@ -128,7 +128,10 @@ impl Client {
             Ok(body) => Failure::new(body.error, body.hint),
             Err(_) => Failure::new(format!("{} answered {status}", self.base), ""),
         };
-        Err(failure)
+        Err(Failure {
+            passing: status.is_server_error(),
+            ..failure
+        })
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
@@ -146,7 +149,7 @@ impl Client {
         } else {
             (format!("cannot ask {base}: {}", root(error)), "")
         };
-        Failure::new(found, hint)
+        Failure::passing(found, hint)
     }
 }
 

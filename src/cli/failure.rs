@@ -19,6 +19,8 @@ pub struct Failure {
     pub hint: String,
     /// The exit code.
     pub code: u8,
+    /// Whether it may be otherwise in a moment: nobody answered, or with a fault of their own.
+    pub passing: bool,
 }
 
 impl Failure {
@@ -28,6 +30,15 @@ impl Failure {
             error: error.to_string(),
             hint: hint.to_string(),
             code: FAILED,
+            passing: false,
+        }
+    }
+
+    /// Something that may work in a moment.
+    pub fn passing(error: impl Display, hint: impl Display) -> Self {
+        Self {
+            passing: true,
+            ..Self::new(error, hint)
         }
     }
 

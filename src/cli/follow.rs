@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Context;
 use super::client::Lines;
@@ -17,6 +17,9 @@ use crate::model::status::{HealthWord, StackStatus, StagedStatus};
 
 /// Time between two looks; each is one read of the store.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Looks that fail for longer than this end the following: a stalled disk or a host that starts
+/// again is back by then, and the commit goes on without anybody looking.
+const BLIND_MAX: Duration = Duration::from_secs(30);
 
 /// How it ended.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(crate) struct Follow<'a> {
     stack: StackName,
     target: Target,
     stream: Option<Lines>,
+    /// Since when looks fail.
+    blind: Option<Instant>,
     /// The stack's last reason, for who gives up waiting.
     pub(crate) reason: String,
 }
@@ -60,6 +65,7 @@ impl<'a> Follow<'a> {
             stack,
             target: Target { head, known: None },
             stream,
+            blind: None,
             reason: String::new(),
         }
     }
@@ -103,9 +109,25 @@ impl<'a> Follow<'a> {
         }
     }
 
-    async fn look(&self) -> Result<Option<StackStatus>, Failure> {
-        let report = fetch(self.context, Some(&self.stack)).await?;
-        Ok(report.stacks.into_iter().next())
+    /// How the stack is; nothing when that could not be told this time.
+    async fn look(&mut self) -> Result<Option<StackStatus>, Failure> {
+        let failure = match fetch(self.context, Some(&self.stack)).await {
+            Ok(report) => {
+                self.blind = None;
+                return Ok(report.stacks.into_iter().next());
+            }
+            Err(failure) if failure.passing => failure,
+            Err(failure) => return Err(failure),
+        };
+        if self.blind.is_none() {
+            let remark = format!("{}; asking again", failure.error);
+            self.context.print.remark(&remark);
+        }
+        let since = *self.blind.get_or_insert_with(Instant::now);
+        if since.elapsed() < BLIND_MAX {
+            return Ok(None);
+        }
+        Err(failure)
     }
 }
 
