@@ -17,6 +17,9 @@ use crate::wake::backoff;
 /// Keep-alives per time to live.
 const KEEP_ALIVES_PER_TTL: u32 = 3;
 
+/// Times to live between two looks at a key that is another's.
+const LOOK_AGAIN_TTLS: u32 = 5;
+
 /// The permission to decide: whoever has one may write as the leader, until the store says that
 /// somebody else may. Dropping it lets the lease run out.
 #[derive(Debug)]
@@ -224,7 +227,8 @@ async fn stand(
     }))
 }
 
-/// Looks again after `ttl` even when no change is told: watches are hints.
+/// Looks again after a while even when no change is told: watches are hints. Rarely: everybody but
+/// the leader waits here all the time, and each look costs the store a read and a new watch.
 async fn wait_until_absent(store: &SharedStore, key: &str, ttl: Duration) -> Result<()> {
     loop {
         let snapshot = store.range(&[Selector::Key(key.to_owned())]).await?;
@@ -244,7 +248,7 @@ async fn wait_until_absent(store: &SharedStore, key: &str, ttl: Duration) -> Res
         };
         // A watch that ended at once must not make this loop a busy one.
         let started = Instant::now();
-        drop(tokio::time::timeout(ttl, deleted).await);
+        drop(tokio::time::timeout(ttl * LOOK_AGAIN_TTLS, deleted).await);
         if started.elapsed() < ttl / 30 {
             tokio::time::sleep(ttl / 30).await;
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, GetOptions};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::wire::{Fault, Head, fault, some_key};
@@ -54,9 +54,15 @@ pub(super) const KEEP_ALIVE: Limits = Limits {
 pub(super) struct Seen {
     cluster: OnceLock<u64>,
     revision: AtomicI64,
+    doubts: watch::Sender<()>,
 }
 
 impl Seen {
+    /// Hears when a call to a member failed: what is silent anyway, a watch, looks after itself then.
+    pub(super) fn doubts(&self) -> watch::Receiver<()> {
+        self.doubts.subscribe()
+    }
+
     pub(super) fn revision(&self) -> i64 {
         self.revision.load(Ordering::Acquire)
     }
@@ -151,6 +157,7 @@ impl Pool {
 
     /// Asks another member next; does nothing when somebody else has seen to it.
     pub(super) fn leave(&self, at: usize) {
+        self.seen.doubts.send_replace(());
         let next = (at + 1) % self.members.len();
         let left = self
             .current
