@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::build::Places;
 use crate::build::copies::Copies;
 use crate::build::registry::Registry;
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::docker::SharedEngine;
 use crate::model::names::StackName;
@@ -31,7 +32,7 @@ use crate::store::election::Leadership;
 use crate::store::keys::Family;
 use crate::store::tables::Tables;
 use crate::sync::Mirrors;
-use crate::wake::{self, Bell, Next, ProgressSink, now_ms};
+use crate::wake::{self, Bell, Next, ProgressSink};
 
 pub use people::{add, see_off};
 

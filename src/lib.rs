@@ -9,6 +9,7 @@ pub mod store;
 
 pub mod docker;
 
+pub mod clock;
 pub mod config;
 pub mod failpoint;
 pub mod wake;

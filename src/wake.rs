@@ -1,46 +1,12 @@
 //! The one loop: a step at start, then on every tick or change, changes collapsed, with backoff and
 //! jitter after errors, until shutdown. Used by every loop of viking; never knows what a step does.
-//! Also the one place that reads the wall clock.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// A wall clock that moved by more than this against the monotonic one was set anew.
-const CLOCK_SET: Duration = Duration::from_millis(500);
-
-/// Unix milliseconds, moving with tokio's time, so that waits and records agree, also when a test
-/// holds time still. Only loops call this; what decides takes `now`.
-#[must_use]
-pub fn now_ms() -> u64 {
-    static EPOCH: Mutex<Option<(StdInstant, Duration)>> = Mutex::new(None);
-    let mut epoch = EPOCH.lock().unwrap_or_else(PoisonError::into_inner);
-    let (monotonic, wall) = (StdInstant::now(), wall_clock());
-    let (base, at_base) = match *epoch {
-        Some((base, at)) if (at + (monotonic - base)).abs_diff(wall) < CLOCK_SET => (base, at),
-        _ => *epoch.insert((monotonic, wall)),
-    };
-    let now = Instant::now().into_std();
-    let unix = match now.checked_duration_since(base) {
-        Some(after) => at_base + after,
-        None => at_base.saturating_sub(base - now),
-    };
-    u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads the wall clock"
-)]
-fn wall_clock() -> Duration {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default()
-}
 
 /// Where stages tell people how a commit is doing; nobody listening is fine.
 pub type ProgressSink = tokio::sync::broadcast::Sender<crate::model::progress::Progress>;
@@ -176,13 +142,6 @@ mod tests {
         .await;
         // At start, for the five rings, after the interval.
         assert_eq!(steps.get(), 3);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn now_moves_with_the_loops_own_time() {
-        let before = now_ms();
-        tokio::time::sleep(Duration::from_secs(3_600)).await;
-        assert_eq!(now_ms() - before, 3_600_000);
     }
 
     #[test]

@@ -11,12 +11,12 @@ use tokio::sync::oneshot;
 
 use super::error::{Answer, ApiError, stack};
 use super::{Ask, Shared};
+use crate::clock;
 use crate::model::names::{CORE_STACK, StackName};
 use crate::model::release::Source;
 use crate::model::wire::{self, Accepted, AddRequest, Added, SyncRequest};
 use crate::model::world::StackWorld;
 use crate::store::tables::Request;
-use crate::wake;
 
 /// Longest remote, branch and folder: far above real ones, far below what hurts.
 const TEXT_BYTES_MAX: usize = 2048;
@@ -212,7 +212,7 @@ pub(crate) async fn sync(
         v: 1,
         kind: kind.to_owned(),
         about: String::new(),
-        at_ms: wake::now_ms(),
+        at_ms: clock::now_ms(),
     };
     shared.state.tables.request(&name, &asked).await?;
     Ok(Json(Accepted {

@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::config::Config;
 use crate::docker::SharedEngine;
 use crate::model::names::HostName;
@@ -28,7 +29,7 @@ use crate::model::release::Source;
 use crate::model::wire::Added;
 use crate::model::world::World;
 use crate::store::tables::Tables;
-use crate::wake::{self, ProgressSink};
+use crate::wake::ProgressSink;
 
 pub use routes::{ROUTES, Route};
 
@@ -54,7 +55,7 @@ pub struct ApiState {
 
 impl ApiState {
     pub(crate) async fn world(&self) -> Result<World, crate::store::tables::Error> {
-        self.tables.world(wake::now_ms()).await
+        self.tables.world(clock::now_ms()).await
     }
 }
 

@@ -7,9 +7,9 @@ use std::future::Future;
 use tokio::sync::mpsc;
 
 use super::{BuildJob, LOG_LINES_KEPT};
+use crate::clock::now_ms;
 use crate::docker::Lines;
 use crate::model::progress::{Progress, Stage};
-use crate::wake::now_ms;
 
 /// Lines between the engine and us.
 const LINES_MAX: usize = 64;

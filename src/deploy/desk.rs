@@ -21,6 +21,7 @@ use super::runs::{Ended, Runs};
 use super::state::Doing;
 use super::view::View;
 use super::wanted::{Desired, Wanted, wanted};
+use crate::clock;
 use crate::docker::EngineEvent;
 use crate::model::history::EventRecord;
 use crate::model::job::{CounterRecord, Instance, JobKey};
@@ -163,7 +164,7 @@ pub struct Desk {
 impl Desk {
     /// Hears, reads, looks, decides, acts, reports.
     pub async fn pass(&mut self) -> Next {
-        let now_ms = self.ops.clock.now_ms();
+        let now_ms = clock::now_ms();
         self.read().await;
         self.hear(now_ms);
         self.fetch_ahead(now_ms);
@@ -265,7 +266,7 @@ impl Desk {
         self.sick.retain(|id| ids.contains(id));
         self.beyond_repair.retain(|id| ids.contains(id));
         let bound = self.bound();
-        let now_ms = self.ops.clock.now_ms();
+        let now_ms = clock::now_ms();
         let mut book = self
             .ops
             .ports

@@ -256,7 +256,6 @@ impl Desk {
             check,
             network: desired.network.clone(),
             health: desired.spec.settings.health.clone(),
-            clock: self.ops.clock,
             life,
             container,
         };

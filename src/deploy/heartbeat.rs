@@ -9,12 +9,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::docker::SharedEngine;
 use crate::model::host::{Capacity, Declared, EngineState, Fetched, HostRecord, Member};
 use crate::model::names::HostName;
 use crate::store::LeaseId;
 use crate::store::tables::Tables;
-use crate::wake::{self, Bell};
+use crate::wake::Bell;
 
 /// Between two looks at the engine.
 const ENGINE_EVERY: Duration = Duration::from_secs(3);
@@ -157,7 +158,7 @@ impl Heartbeat {
             machine_id: self.machine_id.clone(),
             tags: self.declared.tags.clone(),
             capacity: self.declared.capacity(capacity),
-            joined_ms: wake::now_ms(),
+            joined_ms: clock::now_ms(),
             ..Member::default()
         };
         match self.tables.register_member(&self.host, &member).await {

@@ -18,6 +18,7 @@ use super::ops::{Done, Ops, Order, bare};
 use super::ports;
 use super::volume::{self, WantedVolume};
 use super::wanted::Desired;
+use crate::clock;
 use crate::docker::{Error, NewContainer, PortBinding, label};
 use crate::model::endpoint::{LinkKey, ListenRequest};
 use crate::model::registry::{self, runs_registry};
@@ -221,7 +222,7 @@ impl Ops {
     /// Host ports for what it exposes: fixed ones as written, others from the book.
     fn pick(&self, desired: &Desired, bound: &BTreeSet<u16>) -> Result<Vec<PortBinding>, Done> {
         let mut book = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        let now_ms = self.clock.now_ms();
+        let now_ms = clock::now_ms();
         let ip = endpoints::publish_on(&desired.job, self.address);
         let mut bindings = Vec::new();
         let mut bound = bound.clone();
@@ -262,7 +263,7 @@ impl Ops {
                 .iter()
                 .any(|expose| expose.host_port == Some(port.host_port))
         };
-        let now_ms = self.clock.now_ms();
+        let now_ms = clock::now_ms();
         let mut book = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         for port in ports.iter().filter(picked) {
             book.taken(port.host_port, now_ms);

@@ -6,7 +6,6 @@
 //! `reconcile` decides; `ops` does; `ledger` is what is on record.
 
 mod acts;
-pub mod clock;
 pub mod container;
 pub mod desk;
 pub mod endpoints;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use super::clock::Clock;
 use super::health::{Check, Life, Probe, STILL_RUNNING_MS, Verdict};
+use crate::clock;
 use crate::docker::{Container, ImageHealth, RunState, SharedEngine};
 use crate::model::spec::{Health, HealthCheck};
 
@@ -26,8 +26,6 @@ pub struct Patient {
     pub check: Check,
     /// What is known already.
     pub life: Life,
-    /// The worker's clock.
-    pub clock: Clock,
 }
 
 /// Hears what a monitor finds: a verdict and the reason for it.
@@ -53,7 +51,7 @@ async fn run(mut patient: Patient, report: Report) {
     let mut first = true;
     loop {
         let probe = patient.look().await;
-        let now_ms = patient.clock.now_ms();
+        let now_ms = clock::now_ms();
         let changed = patient.life.advance(&patient.health, &probe, now_ms);
         if changed || first {
             report(patient.life.verdict, patient.life.reason.clone());
@@ -109,7 +107,7 @@ impl Patient {
     }
 
     fn still_running(&self) -> Probe {
-        let age = self.clock.now_ms().saturating_sub(self.life.started_ms);
+        let age = clock::now_ms().saturating_sub(self.life.started_ms);
         if age >= STILL_RUNNING_MS {
             Probe::Pass
         } else {

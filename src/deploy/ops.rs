@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::sync::{RwLock, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::clock::Clock;
 use super::failure::Failure;
 use super::ports::PortBook;
 use super::wanted::Desired;
@@ -79,8 +78,6 @@ pub struct Ops {
     pub starts: Semaphore,
     /// Held for reading by who makes containers, for writing by who removes networks.
     pub network_gate: RwLock<()>,
-    /// The worker's clock.
-    pub clock: Clock,
 }
 
 /// A container to be brought up.

@@ -12,7 +12,6 @@ use tokio::sync::{RwLock, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::clock::Clock;
 use super::desk::{Desk, FULL_PASS, Teller, Tidings};
 use super::fetch::Fetches;
 use super::heartbeat::Heartbeat;
@@ -21,6 +20,7 @@ use super::ops::{Listen, Ops};
 use super::ports::PortBook;
 use super::runs::Runs;
 use super::view::View;
+use crate::clock;
 use crate::docker::SharedEngine;
 use crate::model::host::{Declared, LEASE_TTL};
 use crate::model::names::HostName;
@@ -95,7 +95,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
         declared: worker.declared.clone(),
         api: worker.api.clone(),
         machine_id: worker.machine_id.clone(),
-        started_ms: wake::now_ms(),
+        started_ms: clock::now_ms(),
         fetched,
     };
     tokio::join!(
@@ -113,7 +113,6 @@ fn desk(
     fetches: Fetches,
     keeper: &LeaseKeeper,
 ) -> Desk {
-    let clock = Clock::start();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (notes, read_notes) = mpsc::unbounded_channel();
     let cluster = worker.tables.cluster().to_owned();
@@ -127,11 +126,10 @@ fn desk(
             registry: worker.registry.clone(),
             registry_image: worker.registry_image.clone(),
             listen: worker.listen.clone(),
-            ports: Mutex::new(PortBook::open(&worker.data_dir, clock.now_ms())),
+            ports: Mutex::new(PortBook::open(&worker.data_dir, clock::now_ms())),
             book_file: tokio::sync::Mutex::new(()),
             starts: Semaphore::new(cores * STARTS_PER_CORE),
             network_gate: RwLock::new(()),
-            clock,
         }),
         teller: Teller { notes, bell },
         notes: read_notes,

@@ -9,12 +9,12 @@ use anyhow::{Context as _, bail};
 use tokio_util::sync::CancellationToken;
 
 use super::opening;
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::store::copy::{self, StoreCopy};
 use crate::store::keys::Keys;
 use crate::store::tables::Tables;
 use crate::store::{Op, Selector, SharedStore, Txn};
-use crate::wake::now_ms;
 
 /// File of the copy that a host keeps.
 const COPY: &str = "copy.json";

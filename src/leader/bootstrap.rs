@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Parts;
+use crate::clock::now_ms;
 use crate::model::host::Readiness;
 use crate::model::job::Seat;
 use crate::model::names::{NodeName, StackName, Tag};
@@ -26,7 +27,7 @@ use crate::schedule::wanted::any_healthy;
 use crate::store::Op;
 use crate::store::election::Leadership;
 use crate::store::tables::Outcome;
-use crate::wake::{self, Ear, Next, now_ms};
+use crate::wake::{self, Ear, Next};
 
 /// Copies of the registry where there are hosts for them.
 const COPIES: u32 = 2;

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Parts;
 use super::make::{self, Failed, Made};
+use crate::clock::now_ms;
 use crate::model::history::{RunEnd, RunRecord, StageTimes};
 use crate::model::names::{StackName, TAG_COMMIT_DIGITS};
 use crate::model::release::{Commit, Phase, Pointer, Quarantine, Release, Source};
@@ -21,7 +22,7 @@ use crate::store::election::Leadership;
 use crate::store::keys::{Family, Key};
 use crate::store::tables::{Outcome, event_number};
 use crate::sync::{self, poll};
-use crate::wake::{self, Bell, Next, now_ms};
+use crate::wake::{self, Bell, Next};
 
 /// The longest a follower sleeps; polls are scheduled by the source's own interval.
 const INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);

@@ -14,6 +14,7 @@ use super::people::{FILE, file_of};
 use super::replicate::everywhere;
 use super::timing::{Watch, millis};
 use crate::build::{self, BuildJob};
+use crate::clock::now_ms;
 use crate::model::history::{StageTimes, add_time};
 use crate::model::names::{ImageName, StackName, Tag};
 use crate::model::progress::{Progress, Stage};
@@ -24,7 +25,6 @@ use crate::model::vikingfile::{ImageText, VikingFile};
 use crate::model::world::{StackWorld, World};
 use crate::schedule::compose::{Procs, next_tag};
 use crate::schedule::replicate;
-use crate::wake::now_ms;
 
 /// How long a build waits for the registry before it says so and tries again.
 const REGISTRY_WAIT: Duration = Duration::from_secs(60);

@@ -3,6 +3,7 @@
 use anyhow::bail;
 
 use super::Parts;
+use crate::clock::now_ms;
 use crate::model::names::CORE_STACK;
 use crate::model::release::Source;
 use crate::model::vikingfile::VikingFile;
@@ -10,7 +11,6 @@ use crate::model::wire::{self, Added};
 use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::tables::{Outcome, Request, Tables};
-use crate::wake::now_ms;
 
 /// The file every stack is described by.
 pub(super) const FILE: &str = "viking.yml";

@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Parts;
 use crate::build::copies::Copies;
+use crate::clock::now_ms;
 use crate::model::job::JobId;
 use crate::model::trash::Manifest;
 use crate::schedule::replicate::{self, Seen, Tagged, Transfer};
 use crate::store::election::Leadership;
-use crate::wake::{self, Ear, Next, backoff, now_ms};
+use crate::wake::{self, Ear, Next, backoff};
 
 /// A full look at least this often.
 const INTERVAL: Duration = Duration::from_secs(60);

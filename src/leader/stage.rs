@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::follow::{Follower, Memory};
 use super::make::{self, Made};
+use crate::clock::now_ms;
 use crate::model::release::{Phase, Release};
 use crate::model::world::{StackWorld, World};
 use crate::schedule::compose::{Procs, compose};
@@ -14,7 +15,6 @@ use crate::schedule::squeeze::squeeze;
 use crate::store;
 use crate::store::tables::{self, Outcome};
 use crate::wake::Next;
-use crate::wake::now_ms;
 
 /// How soon a waiting release asks again whether there is room, besides being rung.
 const ROOM_AGAIN: Duration = Duration::from_secs(1);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Parts;
+use crate::clock::now_ms;
 use crate::docker;
 use crate::model::history::RunEnd;
 use crate::model::names::{ImageName, StackName, Tag};
@@ -16,7 +17,7 @@ use crate::model::trash::{Manifest, TrashRecord};
 use crate::schedule::replicate;
 use crate::schedule::sweep::{self, ImageKey};
 use crate::store::election::Leadership;
-use crate::wake::{self, Bell, Next, now_ms};
+use crate::wake::{self, Bell, Next};
 
 /// Between two looks: nothing here is urgent.
 const EVERY: Duration = Duration::from_secs(300);

@@ -8,12 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::losses::{Judgement, Losses, Signs};
 use super::{check, dowding, relocate};
+use crate::clock::now_ms;
 use crate::model::host::LEASE_TTL;
 use crate::model::names::HostName;
 use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::tables::Tables;
-use crate::wake::{self, Ear, Next, now_ms};
+use crate::wake::{self, Ear, Next};
 
 /// A full look at least this often: events are hints.
 const INTERVAL: Duration = Duration::from_secs(15);

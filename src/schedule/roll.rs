@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::rollout::{self, Step};
+use crate::clock::now_ms;
 use crate::model::history::EventRecord;
 use crate::model::names::StackName;
 use crate::model::progress::{Progress, Stage};
@@ -14,7 +15,7 @@ use crate::model::release::{Phase, RunId};
 use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::tables::{Outcome, Tables, event_number};
-use crate::wake::{self, Ear, Next, ProgressSink, now_ms};
+use crate::wake::{self, Ear, Next, ProgressSink};
 
 /// A full look at least this often: events are hints.
 const INTERVAL: Duration = Duration::from_secs(15);

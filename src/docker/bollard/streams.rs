@@ -95,7 +95,7 @@ impl BollardEngine {
         within(self.deadlines.look, Doing::Else, raw.ping()).await?;
         let options = EventsOptions {
             // The subscription takes a moment; what happens in it is told again.
-            since: Some(event_time(crate::wake::now_ms())),
+            since: Some(event_time(crate::clock::wall_ms())),
             until: None,
             filters: Some(event_filter()),
         };

@@ -14,11 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 pub use self::images::FakeRegistry;
 use self::state::State;
 use super::{Error, Result};
+use crate::clock;
 
 /// Matches every verb in [`FakeEngine::latency`], [`FakeEngine::fail_next`] and the like.
 pub const ANY: &str = "*";
@@ -53,8 +52,6 @@ pub struct FakeEngine {
 struct Inner {
     state: Mutex<State>,
     registry: FakeRegistry,
-    born: Instant,
-    born_ms: u64,
 }
 
 /// What goes wrong or slowly on request.
@@ -68,8 +65,7 @@ pub(super) struct Faults {
 }
 
 impl FakeEngine {
-    /// An empty engine with a registry of its own. Its time starts as the wall clock and then goes
-    /// with tokio's.
+    /// An empty engine with a registry of its own.
     #[must_use]
     pub fn new() -> Self {
         Self::with_registry(&FakeRegistry::default())
@@ -82,17 +78,8 @@ impl FakeEngine {
             inner: Arc::new(Inner {
                 state: Mutex::default(),
                 registry: registry.clone(),
-                born: Instant::now(),
-                born_ms: crate::wake::now_ms(),
             }),
         }
-    }
-
-    /// Unix milliseconds as this engine counts them.
-    #[must_use]
-    pub fn now_ms(&self) -> u64 {
-        let passed = u64::try_from(self.inner.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.inner.born_ms.saturating_add(passed)
     }
 
     /// The registry it pulls from and pushes to.
@@ -104,7 +91,7 @@ impl FakeEngine {
     fn state(&self) -> MutexGuard<'_, State> {
         let locked = self.inner.state.lock();
         let mut state = locked.unwrap_or_else(PoisonError::into_inner);
-        state.now_ms = self.now_ms();
+        state.now_ms = clock::wall_ms();
         state
     }
 
@@ -246,7 +233,7 @@ mod tests {
     async fn latency_is_on_tokios_clock() {
         let fake = engine().await;
         fake.latency("info", Duration::from_secs(5));
-        let before = Instant::now();
+        let before = tokio::time::Instant::now();
         fake.info().await.unwrap();
         assert_eq!(before.elapsed(), Duration::from_secs(5));
     }

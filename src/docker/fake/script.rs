@@ -1,7 +1,6 @@
 //! What the scripts say of a container of the fake engine. Part of its state; synchronous.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::Behaviour;
 use super::state::{Held, State};
@@ -51,7 +50,7 @@ impl State {
         if held.seen.state != RunState::Running {
             return Err(format!("the container is {:?}", held.seen.state));
         }
-        let age = Duration::from_millis(self.now_ms.saturating_sub(held.seen.started_ms));
+        let age = held.began.elapsed();
         match self.behaviour(id) {
             Behaviour::NeverHealthy | Behaviour::CrashesAfter(..) => {
                 Err("connection refused".into())

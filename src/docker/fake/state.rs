@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::images::Images;
 use super::{Behaviour, Faults};
@@ -51,6 +52,8 @@ pub(super) struct Held {
     pub(super) seen: Container,
     /// Counts starts, so that an old timer does not end a new run.
     run: u32,
+    /// When it started, for what it does: the wall clock may be set meanwhile.
+    pub(super) began: Instant,
     pub(super) log: Vec<LogLine>,
     pub(super) followers: Vec<mpsc::Sender<LogLine>>,
 }
@@ -135,6 +138,7 @@ impl State {
             new: new.clone(),
             seen,
             run: 0,
+            began: Instant::now(),
             log: Vec::new(),
             followers: Vec::new(),
         };
@@ -189,6 +193,7 @@ impl State {
         });
         if let Ok(held) = self.held(id) {
             held.run += 1;
+            held.began = Instant::now();
         }
         self.emit_networks(id, "connect");
         self.emit_for(id, "start");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use viking::clock::now_ms;
 use viking::leader;
 use viking::model::names::{StackName, Tag};
 use viking::model::release::{Commit, Phase, RunId};
@@ -21,7 +22,7 @@ use viking::schedule::{dispatch, roll};
 use viking::store::election::{self, Leadership};
 use viking::store::keys::{Family, Key};
 use viking::store::tables::{Outcome, Tables};
-use viking::wake::{self, Bell, Next, now_ms};
+use viking::wake::{self, Bell, Next};
 
 use super::REGISTRY;
 

@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use viking::clock::now_ms;
 use viking::docker::{Container, RunState, label};
 use viking::model::history::{RunEnd, RunRecord};
 use viking::model::job::{JobKey, JobState};
 use viking::model::names::{StackName, Tag};
 use viking::model::world::{StackWorld, World};
 use viking::schedule::wanted::wanted;
-use viking::wake::now_ms;
 
 use super::client::Client;
 use super::{Cluster, LOOK, name};

@@ -33,6 +33,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use viking::clock::now_ms;
 use viking::deploy::worker::{self, Worker};
 use viking::docker::fake::{Behaviour, FakeEngine, FakeRegistry};
 use viking::model::names::{HostName, StackName, Tag};
@@ -43,7 +44,6 @@ use viking::model::world::World;
 use viking::store::SharedStore;
 use viking::store::local::LocalStore;
 use viking::store::tables::Tables;
-use viking::wake::now_ms;
 
 use self::faulty::Faulty;
 use self::leader::{Pushed, Pushes};

@@ -47,6 +47,7 @@ impl Walk {
     async fn new(seed: u64) -> Self {
         // Backoffs, salts and the like.
         fastrand::seed(seed);
+        viking::clock::forget_jumps();
         let mut rng = Rng::with_seed(seed);
         let cluster = Cluster::start(rng.usize(1..=4)).await;
         for host in &cluster.hosts {
@@ -87,7 +88,7 @@ impl Walk {
     }
 
     async fn step(&mut self) {
-        match self.rng.u32(0..18) {
+        match self.rng.u32(0..19) {
             0..=3 => {
                 let bad = self.rng.u32(0..3) == 0;
                 self.push(bad).await;
@@ -115,6 +116,7 @@ impl Walk {
             14 => self.cut_host().await,
             15 => self.decide_readiness().await,
             16 => self.garble(),
+            17 => self.set_clock(),
             _ => self.outage().await,
         }
     }
@@ -145,6 +147,14 @@ impl Walk {
         let readiness = [Ready, Ready, Cordoned, Draining][which];
         self.tell("readiness", &format!("{n} {readiness:?}"));
         super::hosts::set_readiness(&self.cluster, n, readiness).await;
+    }
+
+    /// The machines' clocks are set, by a moment or by an hour, back or forth.
+    fn set_clock(&mut self) {
+        let by = [2_000, 60_000, 600_000, 3_600_000][self.rng.usize(0..4)];
+        let by = if self.rng.bool() { by } else { -by };
+        self.tell("clock set", &format!("by {by} ms"));
+        viking::clock::jump(by);
     }
 
     /// Changes are lost, or told twice.

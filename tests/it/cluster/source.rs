@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use viking::build::fake_registry::{FakeCopies, FakeManifests};
+use viking::clock::now_ms;
 use viking::config::Config;
 use viking::docker::Container;
 use viking::leader::{self, Parts};
@@ -18,7 +19,6 @@ use viking::store::election;
 use viking::store::keys::Key;
 use viking::store::tables::Request;
 use viking::sync::{Mirrors, Options};
-use viking::wake::now_ms;
 
 use super::{Cluster, REGISTRY, name, s};
 use crate::e2e::repo::{Commit, Repo};
