@@ -211,13 +211,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_is_set_is_agreed_with_in_the_end() {
+        // The real clocks are read one after the other.
+        let apart = || wall_ms().abs_diff(now_ms());
         jump(HOUR_MS);
-        assert_eq!(wall_ms() - now_ms(), 3_600_000);
+        assert!(apart().abs_diff(3_600_000) < 10, "{}", apart());
         for _ in 0..8_000 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let _ = now_ms();
         }
-        assert_eq!(wall_ms(), now_ms());
+        assert!(apart() < 10, "{}", apart());
     }
 
     #[tokio::test(start_paused = true)]
