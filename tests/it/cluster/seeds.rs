@@ -369,7 +369,8 @@ impl Walk {
         let is = |world: &viking::model::world::World| super::look::settled(world, last);
         let world = self.cluster.until(&what, s(900), is).await;
         assert_eq!(world.stacks[&name("shop")].pointer.phase, Phase::Live);
-        tokio::time::sleep(s(75)).await;
+        // Failures are forgotten after a minute of health, by a clock that may go half as fast.
+        tokio::time::sleep(s(150)).await;
         let ours = self
             .cluster
             .hosts
