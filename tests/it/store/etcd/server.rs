@@ -52,6 +52,18 @@ impl Process {
         let sent = Command::new("kill").args([signal, &self.pid]).status();
         assert!(sent.expect("kill runs").success(), "kill {signal}");
     }
+
+    /// Whether none of its threads runs any more: a signal takes its time.
+    fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it runs");
+        tasks.flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // After the name, which is in parentheses and may hold anything.
+            stat.rsplit(") ")
+                .next()
+                .is_none_or(|rest| rest.starts_with('T'))
+        })
+    }
 }
 
 impl Member {
@@ -93,7 +105,11 @@ impl Member {
 
     /// As a machine that stands still.
     pub(crate) fn freeze(&self) {
-        self.process.as_ref().expect("runs").signal("-STOP");
+        let process = self.process.as_ref().expect("runs");
+        process.signal("-STOP");
+        while !process.stands_still() {
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn thaw(&self) {
