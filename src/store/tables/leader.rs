@@ -258,18 +258,22 @@ impl Tables {
         // What stops and starts again in one place has to stop first; else the new comes first.
         let (first, later): (Vec<&Stop>, Vec<&Stop>) = plan.stop.iter().partition(again);
         let stop = |stop: &Stop| self.stop_unit(stop, &read, started.contains(&stop.placement.job));
-        let mut units: Vec<Unit> = first.into_iter().map(stop).collect();
-        units.extend(plan.pins.values().map(|(pin, record)| {
+        let pins = plan.pins.values().map(|(pin, record)| {
             let key = self.keys.text(&Key::Fixed(pin.clone()));
             let absent = Compare::CreateRevision(key.clone(), 0);
             Unit::new(vec![absent], vec![Op::put(key, encode(record))])
-        }));
+        });
         let starts = plan.start.iter();
-        units.extend(starts.map(|start| self.start_unit(start, &read, plan.now_ms)));
+        let starts = starts.map(|start| self.start_unit(start, &read, plan.now_ms));
         let flips = plan.flip.iter();
-        units.extend(flips.map(|flip| self.flip_unit(flip, &read, plan.now_ms)));
-        units.extend(later.into_iter().map(stop));
-        self.lead(leadership, units).await
+        let flips = flips.map(|flip| self.flip_unit(flip, &read, plan.now_ms));
+        let steps: [Vec<Unit>; 4] = [
+            first.into_iter().map(stop).collect(),
+            pins.collect(),
+            starts.chain(flips).collect(),
+            later.into_iter().map(stop).collect(),
+        ];
+        self.lead_steps(leadership, steps.into()).await
     }
 
     /// Takes down since when members are missed, and that those that are seen again are not.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+
 use super::{Error, Result, Tables};
 use crate::failpoint;
 use crate::model::job::JobKey;
@@ -14,6 +16,10 @@ const BATCH_MAX: usize = TXN_OPS_MAX - 8;
 
 /// Most bytes of a batch: etcd refuses requests above 1.5 MiB.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Batches under way at a time: etcd puts what comes meanwhile to disk together, and on two cores
+/// more than these are no faster (`benches/run.sh p6`).
+const AT_A_TIME: usize = 4;
 
 /// What became of a guarded write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +94,13 @@ pub(super) fn batches(units: Vec<Unit>) -> Vec<Vec<Unit>> {
     batches
 }
 
+/// Whether no key is written by two of them, so that their order does not matter.
+fn apart(batches: &[Vec<Unit>]) -> bool {
+    let mut all = BTreeSet::new();
+    let mut written = batches.iter().flatten().flat_map(Unit::written);
+    written.all(|key| all.insert(key))
+}
+
 /// One transaction of a batch.
 pub(super) fn transaction(batch: &[Unit]) -> Txn {
     Txn {
@@ -117,6 +130,62 @@ impl Tables {
             failpoint::hit("store-after-batch");
         }
         Ok(Outcome::Done(done))
+    }
+
+    /// Writes as the leader, step after step: what is in one step does not care which of it comes
+    /// first, but each step needs the one before. What fits into one transaction is one.
+    pub(super) async fn lead_steps(
+        &self,
+        leadership: &Leadership,
+        steps: Vec<Vec<Unit>>,
+    ) -> Result<Outcome> {
+        let all = batches(steps.concat());
+        if all.len() <= 1 || !apart(&all) {
+            return self.lead(leadership, all.concat()).await;
+        }
+        let mut outcome = Outcome::Done(self.seen());
+        for step in steps {
+            outcome = self.lead_at_once(leadership, batches(step)).await?;
+            if !matches!(outcome, Outcome::Done(_)) {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Writes several batches at a time, until one is refused. Those under way then are waited for.
+    async fn lead_at_once(
+        &self,
+        leadership: &Leadership,
+        batches: Vec<Vec<Unit>>,
+    ) -> Result<Outcome> {
+        let write = |batch: Vec<Unit>| {
+            failpoint::hit("store-before-batch");
+            let mut txn = transaction(&batch);
+            txn.compares.push(leadership.fence());
+            self.commit(txn)
+        };
+        let mut waiting = batches.into_iter();
+        let mut under_way: FuturesUnordered<_> =
+            waiting.by_ref().take(AT_A_TIME).map(write).collect();
+        let mut done = self.seen();
+        let mut refused = None;
+        while let Some(committed) = under_way.next().await {
+            match committed {
+                Ok(Committed::Done(revision)) => done = done.max(revision),
+                Ok(Committed::Conflict) => refused = refused.or(Some(Ok(()))),
+                Err(error) => refused = Some(Err(error)),
+            }
+            failpoint::hit("store-after-batch");
+            if refused.is_none() {
+                under_way.extend(waiting.next().map(write));
+            }
+        }
+        match refused {
+            None => Ok(Outcome::Done(done)),
+            Some(Ok(())) => self.why_refused(leadership).await,
+            Some(Err(error)) => Err(error),
+        }
     }
 
     async fn why_refused(&self, leadership: &Leadership) -> Result<Outcome> {
