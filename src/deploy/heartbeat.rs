@@ -2,6 +2,7 @@
 //! alive elsewhere. Runs beside the worker; rings it when the lease is another one, so that
 //! everything under the lease is written again.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,10 +10,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::volume;
 use crate::clock;
 use crate::docker::SharedEngine;
 use crate::model::host::{Capacity, Declared, EngineState, Fetched, HostRecord, Member};
 use crate::model::names::HostName;
+use crate::model::world::PinKey;
 use crate::store::LeaseId;
 use crate::store::tables::Tables;
 use crate::wake::Bell;
@@ -21,6 +24,11 @@ use crate::wake::Bell;
 const ENGINE_EVERY: Duration = Duration::from_secs(3);
 /// Between two questions what it is, while it answers: it may have been replaced by a newer one.
 const INFO_EVERY: Duration = Duration::from_secs(300);
+/// Between two looks at which volumes there are. They are needed when pins got lost, which are
+/// written down with the placement: this is how much older the store's copy may be at least.
+const VOLUMES_EVERY: Duration = Duration::from_secs(30);
+/// Volumes of one host that are on record: some 60 bytes each.
+const VOLUMES_MAX: usize = 2_000;
 /// Until the next try when the store did not take it.
 const AGAIN: Duration = Duration::from_millis(500);
 /// An engine that does not answer for so long is down.
@@ -47,6 +55,8 @@ pub struct Heartbeat {
     pub started_ms: u64,
     /// Images fetched ahead, as the worker knows it.
     pub fetched: watch::Receiver<Vec<Fetched>>,
+    /// Whose data is here, as it was seen last.
+    pub volumes: Vec<PinKey>,
 }
 
 impl Heartbeat {
@@ -63,7 +73,13 @@ impl Heartbeat {
             let mut announced: Option<(LeaseId, HostRecord)> = None;
             let (mut state, mut capacity) = self.engine_state().await;
             let (mut asked, mut informed) = (Instant::now(), Instant::now());
+            let mut listed: Option<Instant> = None;
             loop {
+                let up = matches!(state, EngineState::Up { .. });
+                if up && listed.is_none_or(|at| at.elapsed() >= VOLUMES_EVERY) {
+                    self.list_volumes().await;
+                    listed = Some(Instant::now());
+                }
                 // A new lease is announced at once, without waiting for an engine that may hang.
                 if asked.elapsed() >= ENGINE_EVERY {
                     let known = capacity.is_some() && informed.elapsed() < INFO_EVERY;
@@ -115,6 +131,25 @@ impl Heartbeat {
         }
     }
 
+    /// What cannot be listed now is as it was.
+    async fn list_volumes(&mut self) {
+        let listed = self.engine.volumes(self.tables.cluster());
+        let Ok(Ok(listed)) = tokio::time::timeout(ENGINE_MAX, listed).await else {
+            return;
+        };
+        let held = listed
+            .iter()
+            .filter_map(|volume| volume::holds(&volume.labels));
+        let held: BTreeSet<PinKey> = held.collect();
+        if held.len() > VOLUMES_MAX {
+            tracing::warn!(
+                "{} volumes: only {VOLUMES_MAX} of them are said to the leader",
+                held.len()
+            );
+        }
+        self.volumes = held.into_iter().take(VOLUMES_MAX).collect();
+    }
+
     async fn engine_answers(&self) -> bool {
         let ping = tokio::time::timeout(ENGINE_MAX, self.engine.ping()).await;
         matches!(ping, Ok(Ok(())))
@@ -145,6 +180,7 @@ impl Heartbeat {
             api: self.api.clone(),
             started_ms: self.started_ms,
             fetched: self.fetched.borrow_and_update().clone(),
+            volumes: self.volumes.clone(),
         }
     }
 

@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 
 use crate::docker::label;
 use crate::model::job::Seat;
-use crate::model::names::StackName;
+use crate::model::names::{NodeName, StackName, VolumeName};
 use crate::model::spec::VolumeMount;
+use crate::model::world::PinKey;
 
 /// A volume that must be there before its container is made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,10 +74,23 @@ fn own(cluster: &str, seat: &Seat, mount: &VolumeMount) -> WantedVolume {
     }
 }
 
+/// Whose data a volume holds, by its labels.
+#[must_use]
+pub fn holds(labels: &BTreeMap<String, String>) -> Option<PinKey> {
+    let stack = StackName::parse(labels.get(label::STACK)?).ok()?;
+    if let Some(name) = labels.get(label::VOLUME) {
+        return Some(PinKey::Volume(stack, VolumeName::parse(name).ok()?));
+    }
+    Some(PinKey::Seat(Seat {
+        stack,
+        node: NodeName::parse(labels.get(label::NODE)?).ok()?,
+        slot: labels.get(label::SLOT)?.parse().ok()?,
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::names::{NodeName, VolumeName};
     use std::collections::BTreeSet;
 
     fn seat(stack: &str, node: &str, slot: u32) -> Seat {
@@ -108,6 +122,25 @@ mod tests {
         ];
         let distinct: BTreeSet<_> = names.iter().collect();
         assert_eq!(distinct.len(), names.len(), "{names:?}");
+    }
+
+    #[test]
+    fn labels_say_whose_data_it_is() {
+        let seat = seat("a", "b", 2);
+        let of = |name: Option<&str>| {
+            let mount = VolumeMount {
+                name: name.map(|n| VolumeName::parse(n).unwrap()),
+                path: "/d".to_owned(),
+            };
+            holds(&volumes("0123456789", &seat, &[mount]).remove(0).labels)
+        };
+        assert_eq!(of(None), Some(PinKey::Seat(seat.clone())));
+        let data = VolumeName::parse("data").unwrap();
+        assert_eq!(
+            of(Some("data")),
+            Some(PinKey::Volume(seat.stack.clone(), data))
+        );
+        assert_eq!(holds(&BTreeMap::new()), None);
     }
 
     #[test]

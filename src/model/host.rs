@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::HostName;
 use super::spec::ImageRef;
+use super::world::PinKey;
 
 /// Time to live of a host's lease: short, so that its jobs can move soon after it is gone.
 pub const LEASE_TTL: Duration = Duration::from_secs(3);
@@ -120,6 +121,10 @@ pub struct HostRecord {
     /// What became of the images it was asked to fetch ahead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fetched: Vec<Fetched>,
+    /// Whose data it has, by the labels of its volumes: a pin that is not on record, as after a
+    /// restore of an older copy, is found by it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<PinKey>,
 }
 
 /// An image that a host is asked to fetch before a slot is handed over to a copy that needs it.

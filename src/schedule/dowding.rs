@@ -68,6 +68,8 @@ pub(super) struct Planner<'a> {
     maps: BTreeMap<StackName, StackMap>,
     pub(super) loads: BTreeMap<HostName, Load>,
     pins: BTreeMap<PinKey, HostName>,
+    /// Data that hosts say they have, and no pin says where it belongs.
+    found: BTreeMap<PinKey, BTreeSet<HostName>>,
     wanted: BTreeMap<JobKey, &'a ReleaseNode>,
     /// Copies beside the one that answers, which are on their way to take over.
     moving: BTreeSet<(JobKey, HostName)>,
@@ -81,11 +83,22 @@ impl<'a> Planner<'a> {
             .iter()
             .map(|(key, pin)| (key.clone(), pin.host.clone()))
             .collect();
+        let mut found: BTreeMap<PinKey, BTreeSet<HostName>> = BTreeMap::new();
+        for (name, host) in &world.hosts {
+            let unpinned = host
+                .volumes
+                .iter()
+                .filter(|key| !world.fixed.contains_key(*key));
+            for key in unpinned {
+                found.entry(key.clone()).or_default().insert(name.clone());
+            }
+        }
         let mut planner = Self {
             world,
             maps: maps(world),
             loads: BTreeMap::new(),
             pins,
+            found,
             wanted: BTreeMap::new(),
             moving: BTreeSet::new(),
             plan: Plan {
@@ -243,8 +256,13 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// The job this one waits for, in words.
+    /// What has to come before this job, in words.
     fn waits_for(&self, stack: &StackWorld, wanted: &Wanted<'_>) -> Option<String> {
+        if let Some(host) = self.may_have_its_data(wanted) {
+            return Some(format!(
+                "waits for {host}, which is not seen now: its data may be there"
+            ));
+        }
         let release = match wanted.role {
             Role::Live => stack.live(),
             Role::Staged => stack.staged(),
@@ -289,11 +307,27 @@ impl<'a> Planner<'a> {
         place(self.world, &self.loads, &candidate)
     }
 
-    /// The hosts that a job's pins name: its slot's, and those of the volumes it shares.
+    /// A host that is away and not known to be lost, when nobody else says where a job's data is.
+    /// After a restore all hosts are away at first, and pins that are younger than the copy are gone.
+    fn may_have_its_data(&self, wanted: &Wanted<'_>) -> Option<&HostName> {
+        let node = wanted.node;
+        let has_data = node.has_volume || !node.shared_volumes.is_empty();
+        if !has_data || !self.pinned(wanted).is_empty() {
+            return None;
+        }
+        let mut members = self.world.members.keys();
+        members.find(|host| !self.world.hosts.contains_key(*host) && !self.world.is_lost(host))
+    }
+
+    /// The hosts that a job's pins name, its slot's and those of the volumes it shares, or that have
+    /// its data where no pin is.
     fn pinned(&self, wanted: &Wanted<'_>) -> Vec<(HostName, String)> {
         let mut hosts = BTreeMap::new();
         for key in pin_keys(wanted) {
             let Some(host) = self.pins.get(&key) else {
+                let found = self.found.get(&key).into_iter().flatten();
+                let why = |host: &HostName| (host.clone(), "its volume was found there".to_owned());
+                hosts.extend(found.map(why));
                 continue;
             };
             let known = self.world.fixed.contains_key(&key);

@@ -124,7 +124,8 @@ fn pins(name: &HostName, candidate: &Candidate<'_>) -> Result<(), String> {
         [(pin, _)] if pin == name => Ok(()),
         [(pin, why)] => Err(format!("pinned to {pin}: {why}")),
         several => {
-            let hosts: Vec<_> = several.iter().map(|(pin, _)| pin.as_str()).collect();
+            let hosts = several.iter().map(|(pin, why)| format!("{pin} ({why})"));
+            let hosts: Vec<_> = hosts.collect();
             Err(format!("pinned to {}", hosts.join(" and to ")))
         }
     }

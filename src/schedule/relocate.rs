@@ -76,11 +76,12 @@ pub fn serves(world: &World, placed: &Assignment) -> bool {
 }
 
 /// Whether a copy that does not answer for its job goes on: as long as the one that does is not
-/// healthy, and then a little more, since who looked its endpoint up just before still asks.
+/// healthy or nobody hears of it, and then a little more, since who looked its endpoint up just before still asks.
 #[must_use]
 pub fn still_drains(world: &World, placed: &Assignment) -> bool {
     let answers = world.placement(&placed.job);
-    let alone = answers.is_some_and(|answers| !serves(world, answers));
+    let heard = |answers: &Assignment| world.hosts.contains_key(&answers.host);
+    let alone = answers.is_some_and(|answers| !heard(answers) || !serves(world, answers));
     let serving = serves(world, placed) && !world.is_lost(&placed.host);
     (serving && alone) || drain_left_ms(world, placed).is_some_and(|left| left > 0)
 }

@@ -53,6 +53,8 @@ struct HostText {
     forgotten: bool,
     engine_down: bool,
     readiness: Readiness,
+    /// Data that it says it has: `stack/node.slot` or `stack/volume`.
+    volumes: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -124,7 +126,7 @@ pub fn world(text: &str) -> Result<World, String> {
         ..World::default()
     };
     for (name, host) in text.hosts {
-        add_host(&mut world, &name, host);
+        add_host(&mut world, &name, host)?;
     }
     for (name, mut stack) in text.stacks {
         let fetched = std::mem::take(&mut stack.fetched);
@@ -149,7 +151,9 @@ pub fn world(text: &str) -> Result<World, String> {
     Ok(world)
 }
 
-fn add_host(world: &mut World, name: &HostName, host: HostText) {
+fn add_host(world: &mut World, name: &HostName, host: HostText) -> Result<(), String> {
+    let volumes = host.volumes.iter().map(|key| pin_key(key));
+    let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
     let capacity = Capacity {
         cpu_millis: host.cpu_millis,
         memory_bytes: host.memory_mb * 1024 * 1024,
@@ -164,14 +168,14 @@ fn add_host(world: &mut World, name: &HostName, host: HostText) {
         gone_ms: 0,
     };
     if host.forgotten {
-        return;
+        return Ok(());
     }
     world.members.insert(name.clone(), member);
     if host.lost {
         world.lost.insert(name.clone());
     }
     if host.dead || host.lost {
-        return;
+        return Ok(());
     }
     let engine = if host.engine_down {
         EngineState::Down {
@@ -190,8 +194,10 @@ fn add_host(world: &mut World, name: &HostName, host: HostText) {
         api: String::new(),
         started_ms: 0,
         fetched: Vec::new(),
+        volumes,
     };
     world.hosts.insert(name.clone(), record);
+    Ok(())
 }
 
 fn fetch_all(world: &mut World, stack: &mut StackWorld, host: &HostName) {

@@ -4,9 +4,12 @@
 use viking::docker::RunState;
 use viking::model::history::RunEnd;
 use viking::model::host::Readiness;
-use viking::model::names::Tag;
+use viking::model::job::Seat;
+use viking::model::names::{NodeName, Tag};
 use viking::model::release::Phase;
-use viking::model::world::PinKey;
+use viking::model::world::{PinKey, World};
+use viking::store::keys::Key;
+use viking::store::{Op, Txn};
 
 use super::{Cluster, name, s};
 
@@ -281,4 +284,39 @@ async fn nothing_is_handed_over_while_no_host_could_take_the_new_copy() {
         .clone();
     cluster.until_live(&staged.unwrap()).await;
     assert!(client.longest_gap() < s(1), "{:?}", client.longest_gap());
+}
+
+/// As when an older copy of the store was put back: the job, where it was and its pin are on record no longer.
+#[tokio::test(start_paused = true)]
+async fn data_is_found_again_when_its_pin_is_lost() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.go_live(DATA).await;
+    let seat = PinKey::Seat(Seat {
+        stack: name("data"),
+        node: NodeName::parse("db").unwrap(),
+        slot: 0,
+    });
+    let world = cluster.world().await;
+    let home = world.fixed[&seat].host.clone();
+    let said = |world: &World| world.hosts[&home].volumes == [seat.clone()];
+    cluster
+        .until("its host says what it has", s(60), said)
+        .await;
+
+    let keys = cluster.clear.keys();
+    let (job, placed) = (world.run.keys(), world.assignments.keys());
+    let job = job.filter(|job| job.node.as_str() == "db");
+    let placed = placed.filter(|(job, _)| job.node.as_str() == "db");
+    let gone = job.map(|job| Key::Run(job.clone()));
+    let gone = gone.chain(placed.map(|(job, host)| Key::Deploy(host.clone(), job.clone())));
+    let gone = gone.chain([Key::Fixed(seat.clone())]);
+    let ops = gone.map(|key| Op::delete(keys.text(&key))).collect();
+    let compares = Vec::new();
+    let txn = Txn { compares, ops };
+    cluster.clear.store().commit(txn).await.unwrap();
+
+    let pinned = |world: &World| world.fixed.contains_key(&seat);
+    let world = cluster.until("it is pinned again", s(60), pinned).await;
+    assert_eq!(world.fixed[&seat].host, home);
+    assert_eq!(cluster.violations(), Vec::<String>::new());
 }
