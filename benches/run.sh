@@ -4,6 +4,7 @@
 #   benches/run.sh                 all figures
 #   benches/run.sh p1 p9           these
 #   benches/run.sh p7 --n 10       fewer rounds than the figure asks for
+#   benches/run.sh p6 p10 p11      those of several hosts: only when they are named, as they take minutes
 #
 # Needs root, as it starts a Docker engine of its own in a network of its own: nothing else runs on that engine,
 # swarm mode can be switched on there (the peer of P7 and P9), and at the end nothing of it is left. No other
@@ -22,11 +23,42 @@ ENGINE_PID=
 main() {
     [ "$(id -u)" = 0 ] || die "the benches start a Docker engine of their own, which needs root"
     if [ -z "${VIKING_BENCH_FIGURES:-}" ]; then
+        several_hosts "$@"
+        [ "${#REST[@]}" != 0 ] || [ $# = 0 ] || exit 0
         prepare
         # The second time this script runs, in the new network.
-        exec unshare --net -- env VIKING_BENCH_FIGURES="$FIGURES" VIKING_BENCH_VIKING="$VIKING" "$0" "$@"
+        exec unshare --net -- env VIKING_BENCH_FIGURES="$FIGURES" VIKING_BENCH_VIKING="$VIKING" \
+            "$0" ${REST[@]+"${REST[@]}"}
     fi
     measure "$@"
+}
+
+# Figures that need an etcd, or the rig of tests/it/rig: its tests measure them. REST is what is left to do here.
+several_hosts() {
+    REST=()
+    local figure tests=()
+    for figure in "$@"; do
+        case $figure in
+            p6) tests+=(cluster::throughput) ;;
+            p10 | p11) tests+=(rig::figures) ;;
+            *) REST+=("$figure") ;;
+        esac
+    done
+    [ "${#tests[@]}" != 0 ] || return 0
+    need_basics
+    need etcd etcd-server
+    need etcdctl etcd-client
+    need ip iproute2
+    need nsenter util-linux
+    need umount mount
+    install_missing
+    start_docker
+    DOCKER_HOST=$(docker_address)
+    export DOCKER_HOST
+    base_images
+    say "building viking and the tests that measure"
+    RUST_BACKTRACE=0 cargo test --release --locked --quiet --features failpoints --manifest-path "$ROOT/Cargo.toml" \
+        --test it -- --ignored --nocapture --test-threads 1 "${tests[@]}"
 }
 
 # What needs the machine's own network: packages and crates.

@@ -155,12 +155,12 @@ async fn follow(
     .await;
 }
 
-enum Staged {
+pub(super) enum Staged {
     Done,
     Later,
 }
 
-async fn stage(
+pub(super) async fn stage(
     tables: &Tables,
     leadership: &Leadership,
     world: &World,

@@ -22,6 +22,7 @@ mod room;
 mod scale;
 mod seeds;
 mod source;
+mod throughput;
 mod volumes;
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@
 mod audit;
 mod cases;
 mod etcd;
+mod figures;
 mod host;
 mod load;
 mod net;

@@ -5,7 +5,7 @@ mod engine;
 mod leader;
 mod live;
 mod lost;
-mod store;
+pub(super) mod store;
 
 use std::time::Duration;
 

@@ -60,7 +60,7 @@ pub(super) fn all_members_are_killed(rig: &mut Rig) {
 }
 
 /// All members stand still for a while: every lease may end, and nobody is dead.
-pub(super) fn all_members_stand_still(rig: &mut Rig, pause: Duration) {
+pub(crate) fn all_members_stand_still(rig: &mut Rig, pause: Duration) {
     let (runs, places) = (rig.runs(), rig.places());
     let load = Load::start(rig);
     rig.etcd.freeze();
