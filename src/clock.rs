@@ -2,9 +2,10 @@
 //! and it never jumps for less than a day.
 //!
 //! What viking waits for (a drain, a limit of staging, a crash loop's next try) is on record as a
-//! time of day, so that another process can go on waiting. A machine whose clock is set must not
-//! take an hour that never was for an hour waited, and give up a commit for it. So the clock is
-//! slewed, as ntpd does: it goes half as fast or half again as fast until it agrees.
+//! time of day, so that another process can go on waiting. A process whose machine's clock is set
+//! must not take an hour that never was for an hour waited, and give up a commit for it. So the clock
+//! is slewed, as ntpd does: it goes half as fast or half again as fast until it agrees. Another
+//! process knows nothing of that: hosts whose clocks are apart wait as much too long or too short.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant as StdInstant};
@@ -50,7 +51,8 @@ impl Clock {
 
     /// How far the wall clock was set against the monotonic one. The real ones: tokio's may stand still.
     fn set_by(&self) -> i64 {
-        wall_clock_ms() - self.wall_ms - signed_ms(StdInstant::now(), self.base)
+        let ms = wall_clock_ms() - self.wall_ms - signed_ms(StdInstant::now(), self.base);
+        if ms.abs() < CLOCK_SET_MS { 0 } else { ms }
     }
 
     fn slewed(&mut self, now: StdInstant) -> i64 {
@@ -88,7 +90,7 @@ impl Slew {
     fn toward(&mut self, target_ms: i64, now: StdInstant) -> i64 {
         let gap = target_ms - self.ms;
         let most = signed_ms(now, self.at).max(0) / 2;
-        if gap.abs() < CLOCK_SET_MS && self.ms == 0 {
+        if gap == 0 {
             self.at = now.max(self.at);
         } else if gap.abs() > STEP_MS {
             *self = Self {
