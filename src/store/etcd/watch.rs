@@ -19,11 +19,14 @@ use crate::wake::backoff;
 /// Batches a watch may be ahead of its reader; beyond, it hangs up and reads on from history later.
 pub(super) const WATCH_QUEUE: usize = 16;
 
-/// A watch that was told nothing for so long asks for a sign of life, and at once when a call to a
-/// member fails: keep-alives are sent each second, so a member that hangs is found by them. This is
-/// for what they do not meet, another connection or member, and rare because etcd answers each: 200
-/// hosts with five watches are 70 requests a second, where 3 s would be 330.
-const QUIET: Duration = Duration::from_secs(15);
+/// A watch that was told nothing for so long asks for a sign of life, and at once when a call fails:
+/// keep-alives are sent each second, and a worker reads each 10 s at least, over the very connection
+/// its watches use. So this is for what they do not meet, and rare because etcd answers each: 200
+/// hosts with ten watches are 33 requests a second, where 3 s would be 660.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// The same for a watch at another member than the one that is asked.
+const STRAYED: Duration = Duration::from_secs(5);
 
 /// And for so long after that is dead: a member that hangs, or a path that is cut.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
@@ -130,7 +133,13 @@ impl Follow {
             Err(fault) => return Left::Failed(fault.into_error(0).to_string()),
         };
         loop {
-            let told = match next(&mut stream, &mut doubts).await {
+            // What is asked of another member by now says nothing about this one.
+            let quiet = if self.pool.current() == at {
+                QUIET
+            } else {
+                STRAYED
+            };
+            let told = match next(&mut stream, &mut doubts, quiet).await {
                 Ok(told) => told,
                 Err(why) => {
                     self.pool.forget(at);
@@ -198,13 +207,14 @@ impl Follow {
 async fn next(
     stream: &mut WatchStream,
     doubts: &mut watch::Receiver<()>,
+    quiet: Duration,
 ) -> Result<WatchResponse, String> {
     let message = tokio::select! {
         biased;
         told = stream.message() => Some(told),
         // It ends with the pool, and so does the watch.
         _ = doubts.changed() => None,
-        () = sleep(QUIET) => None,
+        () = sleep(quiet) => None,
     };
     let told = match message {
         Some(told) => told,
