@@ -263,14 +263,25 @@ impl Tables {
             let absent = Compare::CreateRevision(key.clone(), 0);
             Unit::new(vec![absent], vec![Op::put(key, encode(record))])
         });
+        // Chance alone would give two of some hundred events one number.
+        let base = event_number(plan.now_ms);
+        let mut count = 0_u16;
+        let mut number = || {
+            count = count.wrapping_add(1);
+            (plan.now_ms, nth_event_number(base, count))
+        };
         let starts = plan.start.iter();
-        let starts = starts.map(|start| self.start_unit(start, &read, plan.now_ms));
+        let starts: Vec<Unit> = starts
+            .map(|start| self.start_unit(start, &read, number()))
+            .collect();
         let flips = plan.flip.iter();
-        let flips = flips.map(|flip| self.flip_unit(flip, &read, plan.now_ms));
+        let flips: Vec<Unit> = flips
+            .map(|flip| self.flip_unit(flip, &read, number()))
+            .collect();
         let steps: [Vec<Unit>; 4] = [
             first.into_iter().map(stop).collect(),
             pins.collect(),
-            starts.chain(flips).collect(),
+            [starts, flips].concat(),
             later.into_iter().map(stop).collect(),
         ];
         self.lead_steps(leadership, steps.into()).await
@@ -327,7 +338,7 @@ impl Tables {
     }
 
     /// Another copy answers for a job, as long as the one that did still does.
-    fn flip_unit(&self, flip: &Flip, read: &Read, at_ms: u64) -> Unit {
+    fn flip_unit(&self, flip: &Flip, read: &Read, (at_ms, event_n): (u64, u64)) -> Unit {
         let Flip { job, from, to, .. } = flip;
         let deploy = self.keys.text(&Key::Deploy(to.clone(), job.clone()));
         let run = self.keys.text(&Key::Run(job.clone()));
@@ -341,7 +352,7 @@ impl Tables {
             why: format!("from {from} to {to}: {}", flip.reason),
             placed: None,
         };
-        let moved = self.event_op(&job.stack, &flip.run, event_number(at_ms), &event);
+        let moved = self.event_op(&job.stack, &flip.run, event_n, &event);
         let compares = vec![
             Compare::CreateRevision(deploy, there),
             answers(read, &run, from),
@@ -350,7 +361,7 @@ impl Tables {
     }
 
     /// A placement, and in the same transaction why it was made.
-    fn start_unit(&self, start: &Start, read: &Read, at_ms: u64) -> Unit {
+    fn start_unit(&self, start: &Start, read: &Read, (at_ms, event_n): (u64, u64)) -> Unit {
         let Start { job, host, .. } = start;
         let deploy = self.keys.text(&Key::Deploy(host.clone(), job.clone()));
         let run = self.keys.text(&Key::Run(job.clone()));
@@ -364,7 +375,7 @@ impl Tables {
             why: format!("on {host}: {}", start.reason),
             placed: Some(Box::new(kept(start))),
         };
-        let placed = self.event_op(&job.stack, &start.run, event_number(at_ms), &event);
+        let placed = self.event_op(&job.stack, &start.run, event_n, &event);
         if start.beside {
             // Only while somebody answers for the job: else this one would, and does not.
             let revision = revision_of(read, &run).max(1);
@@ -483,10 +494,17 @@ fn kept(start: &Start) -> Start {
     start
 }
 
-/// A number for an event that no other event of its run has: the time, then chance.
+/// A number for an event that no other event of its run is likely to have: the time, then chance.
 #[must_use]
 pub fn event_number(now_ms: u64) -> u64 {
     now_ms.saturating_mul(1 << 16) | u64::from(fastrand::u16(..))
+}
+
+/// One of the numbers beside `first`, of the same time; 65,536 differ.
+fn nth_event_number(first: u64, n: u16) -> u64 {
+    let [.., high, low] = first.to_be_bytes();
+    let chance = u16::from_be_bytes([high, low]).wrapping_add(n);
+    (first & !0xffff) | u64::from(chance)
 }
 
 /// A unit that takes as many of the others with it as one transaction holds, and what is left.
