@@ -65,8 +65,7 @@ pub fn to(lookup: Lookup) -> Dial {
 }
 
 /// Forwards whoever calls from `from` until shutdown: Docker keeps bridges apart, but lets every
-/// container reach every address of its host. Connections that are open then end with the process or
-/// their peers.
+/// container reach every address of its host. Connections that are open then are cut.
 pub async fn run(listener: TcpListener, from: IpNet, dial: Dial, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -105,6 +104,8 @@ async fn serve(mut client: TcpStream, dial: &Dial) {
         return;
     };
     server.set_nodelay(true).ok();
+    // Neither a machine that lost its power nor a path that is cut hangs up.
+    watch_over(&server);
     // Either side hanging up is the normal end.
     copy_bidirectional(&mut client, &mut server).await.ok();
 }
