@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -244,14 +246,19 @@ impl Place {
             return Err(self.says(&format!("does not say how large {digest} is")));
         };
         let target = to.begin_upload(repository, digest).await?;
+        let broken = Arc::new(AtomicBool::new(false));
         let upload = to
             .client
             .put(target)
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, bytes)
-            .body(pieces(blob));
+            .body(pieces(blob, Arc::clone(&broken)));
         let limit = PIECE_MAX + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
-        to.done(&to.within(limit, upload.send()).await?)
+        let sent = to.within(limit, upload.send()).await;
+        if broken.load(Ordering::Acquire) {
+            return Err(self.says(&format!("broke off in the middle of {digest}")));
+        }
+        to.done(&sent?)
     }
 
     /// Where to send a blob.
@@ -319,16 +326,19 @@ impl Place {
 }
 
 /// A blob piece by piece; one that stops coming ends with an error, and the upload with it.
-fn pieces(blob: Response) -> Body {
-    let next = |mut blob: Response| async move {
+fn pieces(blob: Response, broken: Arc<AtomicBool>) -> Body {
+    let next = |(mut blob, broken): (Response, Arc<AtomicBool>)| async move {
         let piece = match timeout(PIECE_MAX, blob.chunk()).await {
             Ok(Ok(piece)) => Ok(piece?),
             Ok(Err(error)) => Err(std::io::Error::other(error)),
             Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
         };
-        Some((piece, blob))
+        if piece.is_err() {
+            broken.store(true, Ordering::Release);
+        }
+        Some((piece, (blob, broken)))
     };
-    Body::wrap_stream(futures_util::stream::unfold(blob, next))
+    Body::wrap_stream(futures_util::stream::unfold((blob, broken), next))
 }
 
 #[cfg(test)]

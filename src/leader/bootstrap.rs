@@ -104,12 +104,20 @@ async fn ensure(
     let spec = spec(id);
     let key = (NodeName::registry(), Tag::of_services());
     let same = stack.is_some_and(|stack| stack.procs.get(&key) == Some(&spec));
-    if same && live.is_some() && !grows {
+    let release = stack.and_then(StackWorld::live);
+    let shared = release.is_some_and(|release| release.external.contains_key(IMAGE_REPOSITORY));
+    // A push that failed is made up for, once the registry works.
+    let unshared = scale > 1 && up && !shared && matches!(spec.image, ImageRef::Local { .. });
+    if same && live.is_some() && !grows && !unshared {
+        return Ok(Next::After(pause));
+    }
+    let external = external(parts, &spec, scale, up).await;
+    if same && live.is_some() && !grows && !external.contains_key(IMAGE_REPOSITORY) {
         return Ok(Next::After(pause));
     }
     let draft = Draft {
         scale,
-        external: external(parts, &spec, scale, up).await,
+        external,
         stack,
         now_ms: world.now_ms,
     };
