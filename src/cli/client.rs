@@ -107,6 +107,9 @@ impl Client {
     async fn value<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
         let answer = self.checked(request).await?;
         answer.json().await.map_err(|error| {
+            if !error.is_decode() {
+                return self.unreachable(&error);
+            }
             let hint = "is something else than viking listening there, or another version of it?";
             Failure::new(
                 format!("cannot read the answer of {}: {error}", self.base),

@@ -17,6 +17,8 @@ use crate::model::status::{HealthWord, StackStatus, StagedStatus};
 
 /// Time between two looks; each is one read of the store.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// One look: a status is read from memory.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 /// Looks that fail for longer than this end the following: a stalled disk or a host that starts
 /// again is back by then, and the commit goes on without anybody looking.
 const BLIND_MAX: Duration = Duration::from_secs(30);
@@ -111,7 +113,9 @@ impl<'a> Follow<'a> {
 
     /// How the stack is; nothing when that could not be told this time.
     async fn look(&mut self) -> Result<Option<StackStatus>, Failure> {
-        let failure = match fetch(self.context, Some(&self.stack)).await {
+        let look = tokio::time::timeout(LOOK_MAX, fetch(self.context, Some(&self.stack)));
+        let silent = |_| Failure::passing("the host did not answer in time", "its log says more");
+        let failure = match look.await.map_err(silent).flatten() {
             Ok(report) => {
                 self.blind = None;
                 return Ok(report.stacks.into_iter().next());
