@@ -28,6 +28,7 @@ use crate::model::names::HostName;
 use crate::model::release::Source;
 use crate::model::wire::Added;
 use crate::model::world::World;
+use crate::schedule::losses;
 use crate::store::tables::Tables;
 use crate::wake::ProgressSink;
 
@@ -55,7 +56,9 @@ pub struct ApiState {
 
 impl ApiState {
     pub(crate) async fn world(&self) -> Result<World, crate::store::tables::Error> {
-        self.tables.world(clock::now_ms()).await
+        let mut world = self.tables.world(clock::now_ms()).await?;
+        world.lost = losses::noted(&world);
+        Ok(world)
     }
 }
 

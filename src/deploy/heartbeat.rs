@@ -56,7 +56,7 @@ pub struct Heartbeat {
     /// Images fetched ahead, as the worker knows it.
     pub fetched: watch::Receiver<Vec<Fetched>>,
     /// Whose data is here, as it was seen last.
-    pub volumes: Vec<PinKey>,
+    pub volumes: Option<Vec<PinKey>>,
 }
 
 impl Heartbeat {
@@ -75,11 +75,6 @@ impl Heartbeat {
             let (mut asked, mut informed) = (Instant::now(), Instant::now());
             let mut listed: Option<Instant> = None;
             loop {
-                let up = matches!(state, EngineState::Up { .. });
-                if up && listed.is_none_or(|at| at.elapsed() >= VOLUMES_EVERY) {
-                    self.list_volumes().await;
-                    listed = Some(Instant::now());
-                }
                 // A new lease is announced at once, without waiting for an engine that may hang.
                 if asked.elapsed() >= ENGINE_EVERY {
                     let known = capacity.is_some() && informed.elapsed() < INFO_EVERY;
@@ -104,6 +99,13 @@ impl Heartbeat {
                 registered = registered || (said && self.register(capacity).await);
                 if announced != before {
                     bell.ring();
+                }
+                // Last, as it waits for the engine, and what is new is said at once.
+                let up = matches!(state, EngineState::Up { .. });
+                let due = listed.is_none_or(|at| at.elapsed() >= VOLUMES_EVERY);
+                if said && up && due && self.list_volumes().await {
+                    listed = Some(Instant::now());
+                    continue;
                 }
                 let wait = if said && registered {
                     ENGINE_EVERY
@@ -131,11 +133,11 @@ impl Heartbeat {
         }
     }
 
-    /// What cannot be listed now is as it was.
-    async fn list_volumes(&mut self) {
+    /// Whether the engine said; what cannot be listed now is as it was.
+    async fn list_volumes(&mut self) -> bool {
         let listed = self.engine.volumes(self.tables.cluster());
         let Ok(Ok(listed)) = tokio::time::timeout(ENGINE_MAX, listed).await else {
-            return;
+            return false;
         };
         let held = listed
             .iter()
@@ -147,7 +149,8 @@ impl Heartbeat {
                 held.len()
             );
         }
-        self.volumes = held.into_iter().take(VOLUMES_MAX).collect();
+        self.volumes = Some(held.into_iter().take(VOLUMES_MAX).collect());
+        true
     }
 
     async fn engine_answers(&self) -> bool {

@@ -97,7 +97,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
         machine_id: worker.machine_id.clone(),
         started_ms: clock::now_ms(),
         fetched,
-        volumes: Vec::new(),
+        volumes: None,
     };
     tokio::join!(
         passes,

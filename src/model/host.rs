@@ -122,9 +122,9 @@ pub struct HostRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fetched: Vec<Fetched>,
     /// Whose data it has, by the labels of its volumes: a pin that is not on record, as after a
-    /// restore of an older copy, is found by it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub volumes: Vec<PinKey>,
+    /// restore of an older copy, is found by it. Absent as long as its engine has not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<Vec<PinKey>>,
 }
 
 /// An image that a host is asked to fetch before a slot is handed over to a copy that needs it.

@@ -97,6 +97,8 @@ pub struct World {
     pub members: BTreeMap<HostName, Member>,
     /// Machines that are alive.
     pub hosts: BTreeMap<HostName, HostRecord>,
+    /// The store was put back from a copy once: pins that were younger than that are not on record.
+    pub restored: bool,
     /// Members whose lease has ended and whose loss is not doubted: what can move from them does.
     /// Not on record; the leader judges it by its own clock.
     pub lost: BTreeSet<HostName>,

@@ -88,6 +88,7 @@ impl<'a> Planner<'a> {
             let unpinned = host
                 .volumes
                 .iter()
+                .flatten()
                 .filter(|key| !world.fixed.contains_key(*key));
             for key in unpinned {
                 found.entry(key.clone()).or_default().insert(name.clone());
@@ -188,7 +189,7 @@ impl<'a> Planner<'a> {
                 verdicts,
             }
         };
-        if let Some(reason) = self.waits_for(stack, wanted) {
+        if let Some(reason) = self.waits_for(stack, wanted, lost.is_some()) {
             self.plan.waiting.push(unplaced(reason, Vec::new()));
             return;
         }
@@ -256,11 +257,13 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// What has to come before this job, in words.
-    fn waits_for(&self, stack: &StackWorld, wanted: &Wanted<'_>) -> Option<String> {
+    /// What has to come before this job, in words. One that `moves` from a lost host has served
+    /// already: it does not wait for what cannot leave that host.
+    fn waits_for(&self, stack: &StackWorld, wanted: &Wanted<'_>, moves: bool) -> Option<String> {
         if let Some(host) = self.may_have_its_data(wanted) {
             return Some(format!(
-                "waits for {host}, which is not seen now: its data may be there"
+                "waits to hear from {host}, where its data may be; if that host is gone for good, say \
+                 so with `viking hosts forget {host}`"
             ));
         }
         let release = match wanted.role {
@@ -269,7 +272,9 @@ impl<'a> Planner<'a> {
             Role::Retiring => None,
         }?;
         let job = &wanted.job;
-        let linked = own_links(wanted.node, release).find(|link| !self.link_up(job, link));
+        let due =
+            |link: &&NodeName| !self.link_up(job, link) && !(moves && self.is_stranded(job, link));
+        let linked = own_links(wanted.node, release).find(due);
         if let Some(link) = linked {
             return Some(format!("waits for {}/{link} to be healthy", job.stack));
         }
@@ -283,6 +288,18 @@ impl<'a> Planner<'a> {
             return Some(format!("waits for {} to be healthy first", first.short()));
         }
         None
+    }
+
+    /// Whether all copies of a node are on lost hosts and must wait there.
+    fn is_stranded(&self, job: &JobKey, link: &NodeName) -> bool {
+        let mut copies = self
+            .wanted
+            .iter()
+            .filter(|(other, _)| other.stack == job.stack && other.node == *link);
+        copies.all(|(other, node)| {
+            let placed = self.world.placement(other);
+            node.pinned() && placed.is_some_and(|placed| self.world.is_lost(&placed.host))
+        })
     }
 
     fn link_up(&self, job: &JobKey, link: &NodeName) -> bool {
@@ -307,16 +324,21 @@ impl<'a> Planner<'a> {
         place(self.world, &self.loads, &candidate)
     }
 
-    /// A host that is away and not known to be lost, when nobody else says where a job's data is.
-    /// After a restore all hosts are away at first, and pins that are younger than the copy are gone.
+    /// In a store that was put back from a copy, a member of which nobody knows whose data it has,
+    /// when nobody else has this job's. People say with `viking hosts forget` that it is not needed.
     fn may_have_its_data(&self, wanted: &Wanted<'_>) -> Option<&HostName> {
         let node = wanted.node;
         let has_data = node.has_volume || !node.shared_volumes.is_empty();
-        if !has_data || !self.pinned(wanted).is_empty() {
+        if !self.world.restored || !has_data || !self.pinned(wanted).is_empty() {
             return None;
         }
-        let mut members = self.world.members.keys();
-        members.find(|host| !self.world.hosts.contains_key(*host) && !self.world.is_lost(host))
+        let said = |host: &HostName| {
+            self.world
+                .hosts
+                .get(host)
+                .is_some_and(|host| host.volumes.is_some())
+        };
+        self.world.members.keys().find(|host| !said(host))
     }
 
     /// The hosts that a job's pins name, its slot's and those of the volumes it shares, or that have

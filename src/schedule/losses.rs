@@ -104,6 +104,17 @@ impl Losses {
     }
 }
 
+/// The members that are lost as far as the records say, for who reports or explains and has no
+/// clock of the leader's: those that a leader has missed.
+#[must_use]
+pub fn noted(world: &World) -> BTreeSet<HostName> {
+    if majority_gone(world).is_some() {
+        return BTreeSet::new();
+    }
+    let missed = |host: &&HostName| world.members[*host].gone_ms > 0;
+    gone(world).filter(missed).cloned().collect()
+}
+
 fn gone(world: &World) -> impl Iterator<Item = &HostName> {
     let members = world.members.keys();
     members.filter(|host| !world.hosts.contains_key(*host))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::losses;
 use super::rollout::{self, Step};
 use crate::clock::now_ms;
 use crate::model::history::EventRecord;
@@ -39,7 +40,9 @@ async fn step(
     leadership: &Leadership,
     progress: &ProgressSink,
 ) -> anyhow::Result<Next> {
-    let world = tables.world(now_ms()).await?;
+    let mut world = tables.world(now_ms()).await?;
+    // What a rollout says of its plan is only said; dispatch decides what is lost.
+    world.lost = losses::noted(&world);
     let mut moved = false;
     let mut failed = Vec::new();
     for name in world.stacks.keys() {

@@ -37,6 +37,9 @@ struct WorldText {
     fixed: BTreeMap<String, HostName>,
     #[serde(default)]
     frozen: BTreeSet<StackName>,
+    /// The store was put back from a copy.
+    #[serde(default)]
+    restored: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -122,6 +125,7 @@ pub fn world(text: &str) -> Result<World, String> {
     let text: WorldText = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
     let mut world = World {
         now_ms: text.now_ms,
+        restored: text.restored,
         frozen_stacks: text.frozen,
         ..World::default()
     };
@@ -194,7 +198,7 @@ fn add_host(world: &mut World, name: &HostName, host: HostText) -> Result<(), St
         api: String::new(),
         started_ms: 0,
         fetched: Vec::new(),
-        volumes,
+        volumes: Some(volumes),
     };
     world.hosts.insert(name.clone(), record);
     Ok(())

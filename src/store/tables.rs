@@ -222,6 +222,11 @@ impl Tables {
         Ok(snapshot)
     }
 
+    /// Whether the store was put back from a copy.
+    fn is_restored(&self) -> bool {
+        self.base.load(Ordering::Acquire) != 0
+    }
+
     async fn commit(&self, txn: Txn) -> Result<Committed> {
         let committed = self.store.commit(txn).await?;
         if let Committed::Done(revision) = committed {

@@ -192,6 +192,7 @@ impl Tables {
         let mut world = World {
             now_ms,
             revision: snapshot.revision,
+            restored: self.is_restored(),
             ..World::default()
         };
         let mut frozen = Frozen::default();

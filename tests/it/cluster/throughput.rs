@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{PutOptions, Txn, TxnOp};
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use viking::clock::now_ms;
 use viking::model::host::{Capacity, EngineState, HostRecord, Member, Readiness};
+use viking::model::release::{Phase, Pointer};
 use viking::schedule::dispatch;
 use viking::store::election::{self, Leadership, LeaseKeeper};
 use viking::store::keys::{Family, Key};
-use viking::store::tables::Tables;
-use viking::store::{Selector, SharedStore};
+use viking::store::tables::{Outcome, Tables};
+use viking::store::{Selector, SharedStore, Watched};
 use viking::wake::Bell;
 
 use super::leader::{Staged, stage};
@@ -31,6 +33,8 @@ const TXNS: usize = 500;
 /// As long as what viking writes for a job, on average: a placement, who answers, and why.
 const VALUE_BYTES: usize = 300;
 const ROUNDS: usize = 3;
+/// Placements that do not come for so long never come.
+const SILENT: Duration = Duration::from_secs(60);
 const TTL: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,8 +124,8 @@ async fn placements_per_second(etcd: &Etcd) -> f64 {
     ));
     let mut seen = 0;
     while seen < STACKS * SCALE {
-        match changes.recv().await {
-            Some(viking::store::Watched::Events(events)) => seen += events.len(),
+        match timeout(SILENT, changes.recv()).await {
+            Ok(Some(Watched::Events(events))) => seen += events.len(),
             other => panic!("{other:?} after {seen}"),
         }
     }
@@ -160,7 +164,7 @@ async fn announce_all(tables: &Tables, keeper: &LeaseKeeper) {
             api: String::new(),
             started_ms: now_ms(),
             fetched: Vec::new(),
-            volumes: Vec::new(),
+            volumes: None,
         };
         tables.announce(&host, &record, lease).await.unwrap();
     }
@@ -178,5 +182,23 @@ async fn stage_all(cluster: &mut Cluster, leadership: &Leadership) {
         let world = tables.world(now_ms()).await.unwrap();
         let staged = stage(&tables, leadership, &world, &pushed).await.unwrap();
         assert!(matches!(staged, Staged::Done), "{}", pushed.file.stack);
+        // Live already: nothing waits for a first copy to be healthy, as after a loss of everything.
+        let world = tables.world(now_ms()).await.unwrap();
+        let stack = &world.stacks[&pushed.file.stack];
+        let pointer = Pointer {
+            live: stack.pointer.staged.clone(),
+            staged: None,
+            phase: Phase::Live,
+            ..stack.pointer.clone()
+        };
+        let name = &pushed.file.stack;
+        let set = tables.set_pointer(
+            leadership,
+            name,
+            &pointer,
+            stack.pointer_revision,
+            Vec::new(),
+        );
+        assert!(matches!(set.await.unwrap(), Outcome::Done(_)), "{name}");
     }
 }

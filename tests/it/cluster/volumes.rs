@@ -298,7 +298,7 @@ async fn data_is_found_again_when_its_pin_is_lost() {
     });
     let world = cluster.world().await;
     let home = world.fixed[&seat].host.clone();
-    let said = |world: &World| world.hosts[&home].volumes == [seat.clone()];
+    let said = |world: &World| world.hosts[&home].volumes == Some(vec![seat.clone()]);
     cluster
         .until("its host says what it has", s(60), said)
         .await;
