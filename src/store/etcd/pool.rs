@@ -3,6 +3,7 @@
 //! unless doing it twice is the same.
 
 use std::future::Future;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -131,6 +132,23 @@ impl Member {
     }
 }
 
+/// The member to ask first: one on this machine, so that nobody else's loss is felt here; else by
+/// chance, so that not all hosts ask the same one.
+fn first(endpoints: &[String]) -> usize {
+    let local = |endpoint: &String| {
+        let url = url::Url::parse(endpoint).ok();
+        let ip = url.and_then(|url| match url.host()? {
+            url::Host::Ipv4(ip) => Some(IpAddr::from(ip)),
+            url::Host::Ipv6(ip) => Some(IpAddr::from(ip)),
+            url::Host::Domain(_) => None,
+        });
+        // Only an address of this machine can be bound.
+        ip.is_some_and(|ip| UdpSocket::bind((ip, 0)).is_ok())
+    };
+    let own = endpoints.iter().position(local);
+    own.unwrap_or_else(|| fastrand::usize(..endpoints.len().max(1)))
+}
+
 impl Pool {
     /// Connects to nobody yet; `options` hold the secrets.
     pub(super) fn new(endpoints: &[String], options: ConnectOptions, seen: Arc<Seen>) -> Self {
@@ -141,7 +159,7 @@ impl Pool {
         Self {
             members: endpoints.iter().map(member).collect(),
             options,
-            current: AtomicUsize::new(0),
+            current: AtomicUsize::new(first(endpoints)),
             seen,
         }
     }
