@@ -13,11 +13,15 @@ use crate::model::host::LEASE_TTL;
 use crate::model::names::HostName;
 use crate::model::world::World;
 use crate::store::election::Leadership;
-use crate::store::tables::Tables;
+use crate::store::tables::{Outcome, Tables};
 use crate::wake::{self, Ear, Next};
 
 /// A full look at least this often: events are hints.
 const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Until the next look when something else was written meanwhile, or somebody else leads, which is
+/// heard of in a moment.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Plans until shutdown or the end of the leadership.
 pub async fn run(
@@ -89,7 +93,11 @@ async fn step(
         for stop in &plan.stop {
             tracing::info!(job = %stop.placement.job, host = %stop.placement.host, "stop: {}", stop.reason);
         }
-        tables.assign(leadership, &plan).await?;
+        let outcome = tables.assign(leadership, &plan).await?;
+        if !matches!(outcome, Outcome::Done(_)) {
+            tracing::info!(?outcome, "the plan was not written whole: planning anew");
+            return Ok(Next::After(AGAIN));
+        }
     }
     Ok(next_look(&world, judgement.again))
 }

@@ -20,8 +20,6 @@ pub struct Load {
     pub jobs: u32,
     /// Reserved.
     pub reserved: Resources,
-    /// Jobs per node.
-    pub per_node: BTreeMap<(StackName, NodeName), u32>,
     /// Jobs per node and tag.
     pub per_tag: BTreeMap<(StackName, NodeName, Tag), u32>,
     /// Fixed ports and who has them.
@@ -37,8 +35,6 @@ impl Load {
         let add = |a: Option<u64>, b: Option<u64>| Some(a.unwrap_or(0) + b.unwrap_or(0));
         self.reserved.cpu_millis = add(self.reserved.cpu_millis, node.resources.cpu_millis);
         self.reserved.memory_bytes = add(self.reserved.memory_bytes, node.resources.memory_bytes);
-        let per_node = (job.stack.clone(), job.node.clone());
-        *self.per_node.entry(per_node).or_insert(0) += 1;
         let per_tag = (job.stack.clone(), job.node.clone(), job.tag.clone());
         *self.per_tag.entry(per_tag).or_insert(0) += 1;
         self.ports
@@ -57,39 +53,55 @@ pub struct Candidate<'a> {
     pub pinned: Vec<(HostName, String)>,
 }
 
-/// The host that wins, if any, and the verdict on each.
+/// The host that wins, if any, and the verdict on each; on at most so many when one wins: it, those
+/// that come next, then some that did not fit.
 #[must_use]
 pub fn place(
     world: &World,
     loads: &BTreeMap<HostName, Load>,
     candidate: &Candidate<'_>,
+    most: usize,
 ) -> (Option<HostName>, Vec<Verdict>) {
     let empty = Load::default();
-    let mut verdicts = Vec::new();
-    let mut best: Option<(Rank, HostName)> = None;
-    for (name, member) in &world.members {
+    let JobKey {
+        stack, node, tag, ..
+    } = candidate.job.clone();
+    let of_node = (stack.clone(), node.clone());
+    let of_tag = (stack, node, tag);
+    let judged = world.members.iter().map(|(name, member)| {
         let load = loads.get(name).unwrap_or(&empty);
-        let alive = world.hosts.get(name);
-        match judge(name, member, alive, load, candidate) {
-            Err(reason) => verdicts.push(Verdict {
-                host: name.clone(),
-                fits: false,
-                reason,
-            }),
-            Ok(()) => {
-                let rank = Rank::of(member, load, candidate);
-                verdicts.push(Verdict {
-                    host: name.clone(),
-                    fits: true,
-                    reason: rank.words(),
-                });
-                if best.as_ref().is_none_or(|(other, _)| rank < *other) {
-                    best = Some((rank, name.clone()));
-                }
-            }
-        }
+        let fits = judge(name, member, world.hosts.get(name), load, candidate);
+        let rank = || Rank {
+            failing: load.failing.get(&of_node).copied().unwrap_or(0),
+            copies: load.per_tag.get(&of_tag).copied().unwrap_or(0),
+            preferred: Reverse(preferred(member, candidate)),
+            reserved_share_ppm: share(load.reserved, member),
+            jobs: load.jobs,
+        };
+        (name, fits.map(|()| rank()))
+    });
+    let mut judged: Vec<_> = judged.collect();
+    let fitting = judged
+        .iter()
+        .filter_map(|(name, fits)| Some((fits.as_ref().ok()?, *name)));
+    // Names break ties.
+    let best = fitting.min().map(|(_, name)| name.clone());
+    if best.is_some() && judged.len() > most {
+        // In words are only those that are kept: of thousands of jobs and hundreds of hosts, words are
+        // what takes the time.
+        judged.select_nth_unstable_by(most, |(a, fits_a), (b, fits_b)| {
+            let left = (fits_a.is_err(), fits_a.as_ref().ok(), a);
+            left.cmp(&(fits_b.is_err(), fits_b.as_ref().ok(), b))
+        });
+        judged.truncate(most);
+        judged.sort_unstable_by_key(|(name, _)| *name);
     }
-    (best.map(|(_, host)| host), verdicts)
+    let verdicts = judged.into_iter().map(|(name, fits)| Verdict {
+        host: name.clone(),
+        fits: fits.is_ok(),
+        reason: fits.map_or_else(|reason| reason, |rank| rank.words()),
+    });
+    (best, verdicts.collect())
 }
 
 /// The first rule that drops a host, in words.
@@ -199,41 +211,36 @@ fn room(member: &Member, load: &Load, node: &ReleaseNode) -> Result<(), String> 
     Ok(())
 }
 
-/// Order among hosts that fit; the smallest wins. Host names break ties by iteration order.
+/// Order among hosts that fit; the smallest wins.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     failing: u32,
-    same_node: u32,
+    /// Of the same release: those it replaces are gone soon, and must not leave a gap where they are.
+    copies: u32,
     preferred: Reverse<usize>,
     reserved_share_ppm: u64,
     jobs: u32,
 }
 
 impl Rank {
-    fn of(member: &Member, load: &Load, candidate: &Candidate<'_>) -> Self {
-        let key = (candidate.job.stack.clone(), candidate.job.node.clone());
-        let prefers = |f: &&crate::model::release::Filter| {
-            f.rule == FilterRule::Preferred && member.tags.contains(&f.tag)
-        };
-        Self {
-            failing: load.failing.get(&key).copied().unwrap_or(0),
-            same_node: load.per_node.get(&key).copied().unwrap_or(0),
-            preferred: Reverse(candidate.node.filter.iter().filter(prefers).count()),
-            reserved_share_ppm: share(load.reserved, member),
-            jobs: load.jobs,
-        }
-    }
-
     fn words(&self) -> String {
         format!(
             "fits: {} failures of it here, {} copies, {} preferred tags, {}% reserved, {} jobs",
             self.failing,
-            self.same_node,
+            self.copies,
             self.preferred.0,
             self.reserved_share_ppm / 10_000,
             self.jobs
         )
     }
+}
+
+/// How many of the tags that are liked a host has.
+fn preferred(member: &Member, candidate: &Candidate<'_>) -> usize {
+    let filters = candidate.node.filter.iter();
+    filters
+        .filter(|f| f.rule == FilterRule::Preferred && member.tags.contains(&f.tag))
+        .count()
 }
 
 /// Reserved share of the scarcer of cpu and memory, in millionths.

@@ -9,7 +9,7 @@ use crate::model::history::{EventRecord, RunRecord};
 use crate::model::host::Member;
 use crate::model::job::JobKey;
 use crate::model::names::{HostName, ImageName, NodeName, StackName, Tag};
-use crate::model::plan::{Flip, Plan, Start, Stop, Verdict};
+use crate::model::plan::{Flip, Plan, Start, Stop};
 use crate::model::release::{ImageRecord, Pointer, Release, RunId};
 use crate::model::spec::ContainerSpec;
 use crate::model::world::World;
@@ -19,10 +19,6 @@ use crate::store::{Compare, KeyValue, Op, Selector, TXN_OPS_MAX};
 
 /// Most operations that may ride with a pointer's change: history, events, requests obeyed.
 const EXTRA_OPS_MAX: usize = TXN_OPS_MAX / 2;
-
-/// Verdicts kept with a placement: on a cluster of 200 hosts all of them would be 16 KB for each job
-/// that runs.
-const VERDICTS_MAX: usize = 20;
 
 /// One record of a release, before it is known whether it is there.
 struct Record {
@@ -373,7 +369,7 @@ impl Tables {
             about: job.short(),
             what: "placed".to_owned(),
             why: format!("on {host}: {}", start.reason),
-            placed: Some(Box::new(kept(start))),
+            placed: Some(Box::new(start.clone())),
         };
         let placed = self.event_op(&job.stack, &start.run, event_n, &event);
         if start.beside {
@@ -480,18 +476,6 @@ fn answers(read: &Read, run: &str, host: &HostName) -> Compare {
     let kv = read.get(run);
     let kv = kv.filter(|kv| kv.value == host.as_str().as_bytes());
     Compare::ModRevision(run.to_owned(), kv.map_or(-1, |kv| kv.mod_revision))
-}
-
-/// A placement as its event keeps it: of many verdicts those of the host that was chosen, then of
-/// others that fit, then of some that did not.
-fn kept(start: &Start) -> Start {
-    let mut start = start.clone();
-    if start.verdicts.len() > VERDICTS_MAX {
-        let rank = |verdict: &Verdict| (verdict.host != start.host, !verdict.fits);
-        start.verdicts.sort_by_key(rank);
-        start.verdicts.truncate(VERDICTS_MAX);
-    }
-    start
 }
 
 /// A number for an event that no other event of its run is likely to have: the time, then chance.

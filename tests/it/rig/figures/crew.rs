@@ -49,9 +49,11 @@ impl Crew {
             .commit("Change seats", &[("viking.yml", &file(round))]);
         rig.live("crew", &commit);
         let per_host = COPIES / rig.hosts.len();
-        for n in 0..rig.hosts.len() {
-            assert_eq!(running(rig, n), per_host, "on {}", rig.hosts[n].name);
-        }
+        rig.until("each host has as many copies", || {
+            let counts: Vec<usize> = (0..rig.hosts.len()).map(|n| running(rig, n)).collect();
+            let even = counts.iter().all(|count| *count == per_host);
+            even.then_some(()).ok_or_else(|| format!("{counts:?}"))
+        });
     }
 
     /// From the cut of a host that leads nothing until all copies run on the others.
