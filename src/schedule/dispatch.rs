@@ -95,7 +95,7 @@ async fn step(
         }
         let outcome = tables.assign(leadership, &plan).await?;
         if !matches!(outcome, Outcome::Done(_)) {
-            tracing::info!(?outcome, "the plan was not written whole: planning anew");
+            tracing::debug!(?outcome, "the plan was not written whole: planning anew");
             return Ok(Next::After(AGAIN));
         }
     }
