@@ -255,3 +255,29 @@ fn share(reserved: Resources, member: &Member) -> u64 {
     part(reserved.cpu_millis, member.capacity.cpu_millis)
         .max(part(reserved.memory_bytes, member.capacity.memory_bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::schedule::{dowding, script};
+
+    #[test]
+    fn of_many_hosts_the_chosen_one_and_those_that_come_next_get_words() {
+        let hosts = (0..30).map(|n| {
+            let readiness = if n % 2 == 0 { "cordoned" } else { "ready" };
+            format!("h{n:02}: {{readiness: {readiness}}}")
+        });
+        let hosts: Vec<String> = hosts.collect();
+        let text = format!(
+            "hosts: {{{}}}\nstacks: {{ragnar: {{live: a1, releases: {{a1: {{web: {{}}}}}}}}}}",
+            hosts.join(", ")
+        );
+        let world = script::world(&text).unwrap();
+        let plan = dowding::plan(&world);
+        let start = &plan.start[0];
+        assert_eq!(start.host.as_str(), "h01");
+        let fit = start.verdicts.iter().filter(|verdict| verdict.fits).count();
+        assert_eq!((start.verdicts.len(), fit), (20, 15));
+        let all = dowding::explain(&world, &start.job).unwrap();
+        assert_eq!(all.len(), 30, "who asks hears of each");
+    }
+}

