@@ -55,7 +55,11 @@ fn next(then: &World, name: &StackName) -> Option<NodeName> {
         if let (Some(host), _) = planner.choose(&wanted) {
             add(&mut planner, &host, job, node);
             placed.push((host, job.clone(), *node));
-        } else if *role == Role::Staged && fits_alone(then, stack, &placed, &wanted) {
+        } else if *role == Role::Staged
+            // A slot that scale adds may not fit either way: each node is marked once.
+            && !node.squeezed
+            && fits_alone(then, stack, &placed, &wanted)
+        {
             return Some(job.node.clone());
         }
     }
