@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use super::address::Address;
 use super::credentials::CredentialFile;
@@ -63,6 +64,9 @@ impl Options {
 #[derive(Clone)]
 pub struct Mirrors(Arc<Shared>);
 
+/// A mirror whose remote was asked within this time is in use: reading a commit takes seconds.
+const IN_USE: Duration = Duration::from_secs(600);
+
 struct Shared {
     folder: PathBuf,
     options: Options,
@@ -71,6 +75,8 @@ struct Shared {
     remotes: Arc<Semaphore>,
     /// One conversation at a time with one remote, until its thread has ended.
     talking: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// When a remote was asked last: whoever did goes on to read its mirror.
+    asked: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Mirrors {
@@ -95,6 +101,7 @@ impl Mirrors {
             credentials: CredentialFile(data_dir.join("credentials")),
             remotes: Arc::new(Semaphore::new(REMOTES_AT_ONCE)),
             talking: Mutex::default(),
+            asked: Mutex::default(),
         })))
     }
 
@@ -200,7 +207,8 @@ impl Mirrors {
     }
 
     /// Removes the mirrors of remotes that no source has, and what the others hold besides the
-    /// commits `wanted`, by source. Mirrors in use are left for the next time.
+    /// commits `wanted`, by source. Mirrors in use are left for the next time: somebody may be adding
+    /// a source, which none has yet.
     ///
     /// # Errors
     /// [`Error::Disk`].
@@ -227,6 +235,9 @@ impl Mirrors {
         for name in mirror::names(&self.0.folder)? {
             let turn = self.turn(&name);
             let Ok(_turn) = turn.try_lock() else { continue };
+            if self.is_in_use(&name) {
+                continue;
+            }
             let path = self.0.folder.join(&name);
             match keep.get(&name) {
                 Some(wanted) if path.exists() => mirror::tidy(&path, wanted)?,
@@ -235,6 +246,12 @@ impl Mirrors {
             }
         }
         Ok(())
+    }
+
+    /// Whether a remote was asked a short while ago.
+    fn is_in_use(&self, folder: &str) -> bool {
+        let asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.get(folder).is_some_and(|at| at.elapsed() < IN_USE)
     }
 
     fn path(&self, address: &Address) -> PathBuf {
@@ -269,7 +286,12 @@ impl Mirrors {
         T: Send + 'static,
         F: FnOnce(&Arc<Attempt>) -> Result<T, Error> + Send + 'static,
     {
-        let turn = self.turn(&address.folder());
+        let folder = address.folder();
+        let turn = self.turn(&folder);
+        {
+            let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.insert(folder, Instant::now());
+        }
         let attempt = Arc::new(self.attempt(address));
         let _cancel = CancelOnDrop(Arc::clone(&attempt));
         let places = Arc::clone(&self.0.remotes);

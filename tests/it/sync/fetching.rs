@@ -380,13 +380,17 @@ async fn a_mirror_that_cannot_be_fetched_into_is_put_aside() {
 #[tokio::test]
 async fn only_mirrors_and_commits_that_are_wanted_are_kept() {
     let (repo, other) = (Repo::new(), Repo::new());
-    let data = Data::new(Options::default());
+    let mut data = Data::new(Options::default());
     let (ours, gone) = (source(&repo.url()), source(&other.url()));
     let old = data.pull(&ours).await.unwrap();
     let new = repo.commit(&[("a", "1")], "new");
     data.pull(&ours).await.unwrap();
-    data.pull(&gone).await.unwrap();
+    let added = data.pull(&gone).await.unwrap();
     let wanted = [(ours.clone(), vec![new.clone()])];
+    data.mirrors.tidy(&wanted).await.unwrap();
+    // Somebody may be adding it, and reads what was fetched just now.
+    data.mirrors.tree(&gone, &added).await.unwrap();
+    data.restart();
     data.mirrors.tidy(&wanted).await.unwrap();
     assert!(!data.mirrors.mirror(&gone).unwrap().exists());
     let mirror = data.mirrors.mirror(&ours).unwrap();
@@ -399,6 +403,7 @@ async fn only_mirrors_and_commits_that_are_wanted_are_kept() {
     for n in 0..201 {
         std::fs::write(mirror.join(format!("objects/pack/pack-{n}.pack")), "").unwrap();
     }
+    data.restart();
     data.mirrors.tidy(&wanted).await.unwrap();
     assert!(!mirror.exists());
     assert_eq!(data.pull(&ours).await.unwrap(), new);

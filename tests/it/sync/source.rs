@@ -149,6 +149,11 @@ impl Data {
         Self { dir, mirrors }
     }
 
+    /// As another process over the same folder.
+    pub(super) fn restart(&mut self) {
+        self.mirrors = Mirrors::new(self.dir.path(), Options::default()).expect("mirrors");
+    }
+
     /// Head, then fetch: what the leader does when a commit is new.
     pub(super) async fn pull(&self, source: &Source) -> Result<String, Error> {
         let head = self.mirrors.head(source).await?;
