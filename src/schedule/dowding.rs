@@ -334,9 +334,7 @@ impl<'a> Planner<'a> {
     /// In a store that was put back from a copy, a member of which nobody knows whose data it has,
     /// when nobody else has this job's. People say with `viking hosts forget` that it is not needed.
     fn may_have_its_data(&self, wanted: &Wanted<'_>) -> Option<&HostName> {
-        let node = wanted.node;
-        let has_data = node.has_volume || !node.shared_volumes.is_empty();
-        if !self.world.restored || !has_data || !self.pinned(wanted).is_empty() {
+        if !self.world.restored || !wanted.node.has_volume || !self.pinned(wanted).is_empty() {
             return None;
         }
         let said = |host: &HostName| {
