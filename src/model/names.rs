@@ -1,8 +1,10 @@
 //! Names that are checked once, when they are made, so that no key, path or argument built from
 //! them can be anything but what it looks like. Used by every module; never does I/O.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -49,8 +51,8 @@ fn cut(text: &str) -> String {
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident, $allowed:literal) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks `text` and keeps it.
@@ -59,7 +61,7 @@ macro_rules! name_type {
             /// Says what was found and what is allowed.
             pub fn parse(text: &str) -> Result<Self, NameError> {
                 if $check(text) {
-                    Ok(Self(text.to_owned()))
+                    Ok(Self(text.into()))
                 } else {
                     Err(NameError { kind: $kind, found: cut(text), allowed: $allowed })
                 }
@@ -69,6 +71,22 @@ macro_rules! name_type {
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                // Most names that are compared come from one place and are one text.
+                if Arc::ptr_eq(&self.0, &other.0) {
+                    return Ordering::Equal;
+                }
+                self.0.cmp(&other.0)
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
             }
         }
 
@@ -148,7 +166,7 @@ impl Tag {
     /// The tag that services run under.
     #[must_use]
     pub fn of_services() -> Self {
-        Self(Self::STATIC.to_owned())
+        Self(Self::STATIC.into())
     }
 
     /// The tag of the `nth` release (1-based) of a commit.
@@ -177,7 +195,7 @@ impl Tag {
     /// Whether this is the tag services run under.
     #[must_use]
     pub fn is_static(&self) -> bool {
-        self.0 == Self::STATIC
+        &*self.0 == Self::STATIC
     }
 }
 
@@ -191,7 +209,7 @@ impl StackName {
     /// The built-in stack.
     #[must_use]
     pub fn core() -> Self {
-        Self(CORE_STACK.to_owned())
+        Self(CORE_STACK.into())
     }
 }
 
@@ -199,7 +217,7 @@ impl NodeName {
     /// The registry's node in the built-in stack.
     #[must_use]
     pub fn registry() -> Self {
-        Self(REGISTRY_NODE.to_owned())
+        Self(REGISTRY_NODE.into())
     }
 }
 
