@@ -14,7 +14,7 @@ use super::error::{Answer, ApiError};
 use crate::model::host::{Capacity, Member, Readiness};
 use crate::model::job::Assignment;
 use crate::model::names::HostName;
-use crate::model::plan::Verdict;
+use crate::model::verdict::Verdict;
 use crate::model::wire::{self, HostJob, HostJobs, HostRow, List, rfc3339};
 use crate::model::world::World;
 use crate::schedule::wanted::wanted;
@@ -165,14 +165,14 @@ fn leaves(world: &World, at: &Assignment) -> (bool, String) {
 }
 
 fn elsewhere<'a>(verdicts: &'a [Verdict], here: &HostName) -> Option<&'a HostName> {
-    let mut fit = verdicts.iter().filter(|v| v.fits && v.host != *here);
+    let mut fit = verdicts.iter().filter(|v| v.fits() && v.host != *here);
     fit.next().map(|verdict| &verdict.host)
 }
 
 fn reasons(verdicts: &[Verdict], here: &HostName) -> String {
     let others = verdicts.iter().filter(|v| v.host != *here);
     let reasons: Vec<_> = others
-        .map(|v| format!("{}: {}", v.host, v.reason))
+        .map(|v| format!("{}: {}", v.host, v.ruling))
         .collect();
     if reasons.is_empty() {
         return "there is no other".to_owned();

@@ -14,11 +14,12 @@ use super::{Shared, hosts, verdicts};
 use crate::model::history::{EventRecord, RunRecord};
 use crate::model::job::JobKey;
 use crate::model::names::{NodeName, StackName, Tag};
-use crate::model::plan::Verdict;
 use crate::model::release::Release;
 use crate::model::status::StatusReport;
+use crate::model::verdict::Verdict;
 use crate::model::wire::{
-    self, AllocatedJob, Allocation, EventRow, ImageRow, KeyRow, List, StackRow, TagRow, rfc3339,
+    self, AllocatedJob, Allocation, EventRow, ImageRow, KeyRow, List, StackRow, TagRow, VerdictRow,
+    rfc3339,
 };
 use crate::model::world::StackWorld;
 
@@ -192,11 +193,13 @@ pub(crate) async fn allocate(
         };
         let placement = world.placement(&job);
         let decided = placement.and_then(|_| decided(&events, &job));
+        let said = decided.is_some();
+        let verdicts = decided.unwrap_or_else(|| verdicts::explain(&world, release, &job));
         AllocatedJob {
-            decided: decided.is_some(),
+            decided: said,
             host: placement.map(|at| at.host.clone()),
             id: placement.map(|at| job.id(at.instance).to_string()),
-            verdicts: decided.unwrap_or_else(|| verdicts::explain(&world, release, &job)),
+            verdicts: verdicts.into_iter().map(VerdictRow::from).collect(),
             job,
         }
     });
@@ -211,10 +214,7 @@ pub(crate) async fn allocate(
 
 /// The verdicts stored with a job's last placement, unless its event was trimmed since.
 fn decided(events: &[(StackName, EventRecord)], job: &JobKey) -> Option<Vec<Verdict>> {
-    let placed = events
-        .iter()
-        .rev()
-        .filter_map(|(_, event)| event.placed.as_ref());
+    let placed = events.iter().rev().flat_map(|(_, event)| &event.placed);
     placed
         .into_iter()
         .find(|start| start.job == *job)

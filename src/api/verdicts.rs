@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::model::job::JobKey;
-use crate::model::plan::{Plan, Unplaced, Verdict};
+use crate::model::plan::{Plan, Unplaced};
 use crate::model::release::{Pointer, Release, ReleaseNode};
+use crate::model::verdict::Verdict;
 use crate::model::world::{PinKey, World};
 use crate::schedule::dowding;
 
@@ -60,8 +61,10 @@ fn reason(blocked: &Unplaced) -> String {
     let against: Vec<String> = blocked
         .verdicts
         .iter()
-        .filter(|verdict| !verdict.fits && !blocked.reason.contains(&verdict.reason))
-        .map(|verdict| format!("{}: {}", verdict.host, verdict.reason))
+        .filter(|verdict| !verdict.fits())
+        .map(|verdict| (&verdict.host, verdict.ruling.to_string()))
+        .filter(|(_, why)| !blocked.reason.contains(why))
+        .map(|(host, why)| format!("{host}: {why}"))
         .collect();
     if against.is_empty() {
         blocked.reason.clone()

@@ -332,7 +332,7 @@ impl Desk {
             about: job.short(),
             what: what.to_owned(),
             why,
-            placed: None,
+            placed: Vec::new(),
         };
         self.events.push_back((job.stack.clone(), event));
     }

@@ -413,7 +413,7 @@ impl Follower {
             about: self.stack.to_string(),
             what: what.to_owned(),
             why: why.to_owned(),
-            placed: None,
+            placed: Vec::new(),
         };
         self.parts
             .tables

@@ -126,7 +126,7 @@ pub struct EventRecord {
     pub what: String,
     /// In words.
     pub why: String,
-    /// Of a placement: the job and what the rules said of every host then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub placed: Option<Box<Start>>,
+    /// Of placements: the jobs and what the rules said of hosts then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placed: Vec<Start>,
 }

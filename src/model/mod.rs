@@ -17,6 +17,7 @@ pub mod spec;
 pub mod status;
 pub mod trash;
 pub mod tree;
+pub mod verdict;
 pub mod vikingfile;
 pub mod wire;
 pub mod world;

@@ -8,18 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::job::{Assignment, JobKey};
 use super::names::{HostName, StackName};
 use super::release::RunId;
+use super::verdict::Verdict;
 use super::world::{Pin, PinKey};
-
-/// What the rules said of one host for one job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
-    /// The host.
-    pub host: HostName,
-    /// Whether it may run the job.
-    pub fits: bool,
-    /// Why, with the numbers.
-    pub reason: String,
-}
 
 /// A job put on a host; kept with the `placed` event of its stack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,13 +20,21 @@ pub struct Start {
     pub run: RunId,
     /// Its host.
     pub host: HostName,
-    /// Why there, in words.
-    pub reason: String,
-    /// What the rules said of every host.
+    /// What the rules said of it, of the hosts that came next, and of some that did not fit.
     pub verdicts: Vec<Verdict>,
     /// Placed beside the copy that answers, which goes on until this one is healthy.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub beside: bool,
+}
+
+impl Start {
+    /// Why there, in words.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let mut verdicts = self.verdicts.iter();
+        let own = verdicts.find(|verdict| verdict.host == self.host);
+        own.map_or_else(String::new, |own| own.ruling.to_string())
+    }
 }
 
 /// Another copy of a job answers for it from now on.
@@ -70,7 +68,7 @@ pub struct Unplaced {
     pub job: JobKey,
     /// Why, in words.
     pub reason: String,
-    /// What the rules said of every host; empty when it waits for another job.
+    /// What the rules said of hosts, of the first few of many; empty when it waits for another job.
     pub verdicts: Vec<Verdict>,
 }
 

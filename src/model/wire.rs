@@ -10,9 +10,9 @@ use super::history::EventRecord;
 use super::host::{Capacity, EngineState, Readiness};
 use super::job::JobKey;
 use super::names::{HostName, ImageName, NodeName, StackName, Tag};
-use super::plan::Verdict;
 use super::release::{Commit, ImageRecord, Phase};
 use super::status::{StackStatus, StagedStatus};
+use super::verdict::{Ruling, Verdict};
 
 /// Unix milliseconds as RFC 3339 in whole seconds, UTC.
 #[must_use]
@@ -288,7 +288,32 @@ pub struct AllocatedJob {
     /// Whether the verdicts are those stored with the decision; else they are of now.
     pub decided: bool,
     /// What the rules said of every host when it was placed, or say now of a job that is not.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<VerdictRow>,
+}
+
+/// What the rules said of one host, in words and in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictRow {
+    /// The host.
+    pub host: HostName,
+    /// Whether it may run the job.
+    pub fits: bool,
+    /// Why, in words.
+    pub reason: String,
+    /// Why, in numbers.
+    #[serde(flatten)]
+    pub ruling: Ruling,
+}
+
+impl From<Verdict> for VerdictRow {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            fits: verdict.fits(),
+            reason: verdict.ruling.to_string(),
+            host: verdict.host,
+            ruling: verdict.ruling,
+        }
+    }
 }
 
 #[cfg(test)]

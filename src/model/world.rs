@@ -153,9 +153,14 @@ impl World {
     /// Placements of a job beside the one that answers for it.
     pub fn beside<'a>(&'a self, job: &'a JobKey) -> impl Iterator<Item = &'a Assignment> {
         let answers = self.run.get(job);
-        let all = self.members.keys();
-        let others = all.filter(move |host| Some(*host) != answers);
-        others.filter_map(move |host| self.placed_on(job, host))
+        let first = self.members.keys().next();
+        let from_first = first.into_iter().flat_map(move |first| {
+            let all = self.assignments.range((job.clone(), first.clone())..);
+            all.take_while(move |((placed, _), _)| placed == job)
+        });
+        from_first.filter_map(move |((_, host), placed)| {
+            (Some(host) != answers && self.members.contains_key(host)).then_some(placed)
+        })
     }
 
     /// What its host last saw of a placement; `None` when it saw another instance or nothing.

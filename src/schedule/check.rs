@@ -1,13 +1,14 @@
 //! Invariants of a plan, one function each, apart from the planner that should keep them. Run by
 //! `dispatch` before every write and by every test; of a stack with a complaint nothing is written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::relocate;
 use super::wanted::{Role, Wanted, wanted};
 use crate::model::job::JobKey;
 use crate::model::names::StackName;
 use crate::model::plan::{Flip, Plan, Start};
+use crate::model::release::ReleaseNode;
 use crate::model::world::{PinKey, World};
 
 /// Something wrong with what a plan says of one stack.
@@ -36,10 +37,34 @@ pub fn sound(world: &World, made: Plan) -> (Plan, Vec<Complaint>) {
     (made.without(&refused), complaints)
 }
 
+/// A plan, and the jobs that the world it is about wants.
+struct Case<'a> {
+    world: &'a World,
+    plan: &'a Plan,
+    wanted: Vec<Wanted<'a>>,
+}
+
+impl Case<'_> {
+    /// Wanted jobs whose node is of some kind.
+    fn jobs(&self, of_kind: impl Fn(&ReleaseNode) -> bool) -> BTreeSet<&JobKey> {
+        let all = self.wanted.iter();
+        let some = all.filter(|wanted| of_kind(wanted.node));
+        some.map(|wanted| &wanted.job).collect()
+    }
+}
+
 /// Everything wrong with a plan; empty when all of it may be written.
 #[must_use]
 pub fn plan(world: &World, plan: &Plan) -> Vec<Complaint> {
-    let checks: [fn(&World, &Plan) -> Vec<Complaint>; 6] = [
+    let stacks = world.stacks.iter();
+    let case = Case {
+        world,
+        plan,
+        wanted: stacks
+            .flat_map(|(name, stack)| wanted(name, stack))
+            .collect(),
+    };
+    let checks: [fn(&Case<'_>) -> Vec<Complaint>; 6] = [
         one_bucket,
         nothing_frozen,
         no_double_seat,
@@ -47,42 +72,37 @@ pub fn plan(world: &World, plan: &Plan) -> Vec<Complaint> {
         pins_kept,
         only_living_hosts,
     ];
-    checks.iter().flat_map(|check| check(world, plan)).collect()
+    checks.iter().flat_map(|check| check(&case)).collect()
 }
 
 /// Every wanted job is in exactly one of kept, start, waiting, blocked.
-fn one_bucket(world: &World, plan: &Plan) -> Vec<Complaint> {
-    let mut buckets: BTreeMap<&JobKey, u32> = BTreeMap::new();
+fn one_bucket(case: &Case<'_>) -> Vec<Complaint> {
+    let Case { world, plan, .. } = case;
     let starts = plan.start.iter().map(|start| &start.job);
-    let unplaced = plan
-        .waiting
-        .iter()
-        .chain(&plan.blocked)
-        .map(|unplaced| &unplaced.job);
-    for job in plan.kept.iter().chain(starts).chain(unplaced) {
-        *buckets.entry(job).or_insert(0) += 1;
-    }
-    let mut complaints: Vec<_> = buckets
-        .iter()
-        .filter(|(_, count)| **count != 1)
-        .map(|(job, count)| Complaint::of(job, format!("{job} is in {count} buckets")))
+    let unplaced = plan.waiting.iter().chain(&plan.blocked);
+    let unplaced = unplaced.map(|unplaced| &unplaced.job);
+    let mut buckets: Vec<&JobKey> = plan.kept.iter().chain(starts).chain(unplaced).collect();
+    buckets.sort_unstable();
+    let several = buckets
+        .chunk_by(|a, b| a == b)
+        .filter(|same| same.len() > 1);
+    let mut complaints: Vec<_> = several
+        .map(|same| Complaint::of(same[0], format!("{} is in {} buckets", same[0], same.len())))
         .collect();
-    for (name, stack) in &world.stacks {
-        if world.frozen_stacks.contains(name) {
-            continue;
-        }
-        let jobs = wanted(name, stack);
-        let must = jobs.iter().filter(|w| w.role != Role::Retiring);
-        let missing = must.filter(|w| !buckets.contains_key(&w.job));
-        complaints.extend(missing.map(|Wanted { job, .. }| {
+    let must = case.wanted.iter().filter(|wanted| {
+        wanted.role != Role::Retiring && !world.frozen_stacks.contains(&wanted.job.stack)
+    });
+    let missing = must.filter(|wanted| buckets.binary_search(&&wanted.job).is_err());
+    complaints.extend(
+        missing.map(|Wanted { job, .. }| {
             Complaint::of(job, format!("{job} is wanted and in no bucket"))
-        }));
-    }
+        }),
+    );
     complaints
 }
 
 /// Nothing of a stack that cannot be read is started or stopped.
-fn nothing_frozen(world: &World, plan: &Plan) -> Vec<Complaint> {
+fn nothing_frozen(Case { world, plan, .. }: &Case<'_>) -> Vec<Complaint> {
     let started = plan.start.iter().map(|start| &start.job);
     let stopped = plan.stop.iter().map(|stop| &stop.placement.job);
     started
@@ -94,14 +114,15 @@ fn nothing_frozen(world: &World, plan: &Plan) -> Vec<Complaint> {
 
 /// A job is started at most once, and never while it has a placement: unless that ends because its
 /// host is lost, or the new one is to take over from it and may run beside it.
-fn no_double_seat(world: &World, plan: &Plan) -> Vec<Complaint> {
+fn no_double_seat(Case { world, plan, .. }: &Case<'_>) -> Vec<Complaint> {
+    let ending = plan.stop.iter().map(|stop| &stop.placement);
+    let ending: BTreeSet<_> = ending.collect();
     let mut seen = BTreeSet::new();
     let twice = |start: &&Start| {
         let Some(placed) = world.placement(&start.job) else {
             return start.beside;
         };
-        let ends = plan.stop.iter().any(|stop| stop.placement == *placed);
-        let gone = ends && world.is_lost(&placed.host);
+        let gone = ending.contains(placed) && world.is_lost(&placed.host);
         !(start.beside || gone)
     };
     plan.start
@@ -113,7 +134,8 @@ fn no_double_seat(world: &World, plan: &Plan) -> Vec<Complaint> {
 
 /// Another copy answers only if it works, or if there is nobody else; of what may run only once
 /// there is never a second copy.
-fn moves_lose_nothing(world: &World, plan: &Plan) -> Vec<Complaint> {
+fn moves_lose_nothing(case: &Case<'_>) -> Vec<Complaint> {
+    let Case { world, plan, .. } = case;
     let unready = plan.flip.iter().filter(|flip| {
         let works = |placed| relocate::serves(world, placed);
         let to = world.placed_on(&flip.job, &flip.to);
@@ -126,13 +148,7 @@ fn moves_lose_nothing(world: &World, plan: &Plan) -> Vec<Complaint> {
             format!("{job} would move to {to}, where it does not work"),
         )
     });
-    let exclusive: BTreeSet<JobKey> = world
-        .stacks
-        .iter()
-        .flat_map(|(name, stack)| wanted(name, stack))
-        .filter(|wanted| relocate::stays(wanted.node).is_some())
-        .map(|wanted| wanted.job)
-        .collect();
+    let exclusive = case.jobs(|node| relocate::stays(node).is_some());
     let second = plan.start.iter().filter(|start| start.beside);
     let second = second.filter(|start| exclusive.contains(&start.job));
     let second = second.map(|Start { job, .. }| {
@@ -143,14 +159,9 @@ fn moves_lose_nothing(world: &World, plan: &Plan) -> Vec<Complaint> {
 
 /// A pinned slot starts on its host or not at all. (A pin that an older release left behind does not
 /// bind a node that has no volume any more.)
-fn pins_kept(world: &World, plan: &Plan) -> Vec<Complaint> {
-    let pinned: BTreeSet<JobKey> = world
-        .stacks
-        .iter()
-        .flat_map(|(name, stack)| wanted(name, stack))
-        .filter(|wanted| wanted.node.pinned())
-        .map(|wanted| wanted.job)
-        .collect();
+fn pins_kept(case: &Case<'_>) -> Vec<Complaint> {
+    let Case { world, plan, .. } = case;
+    let pinned = case.jobs(ReleaseNode::pinned);
     plan.start
         .iter()
         .filter(|start| pinned.contains(&start.job))
@@ -163,7 +174,7 @@ fn pins_kept(world: &World, plan: &Plan) -> Vec<Complaint> {
 }
 
 /// Nothing starts on a host that is not seen.
-fn only_living_hosts(world: &World, plan: &Plan) -> Vec<Complaint> {
+fn only_living_hosts(Case { world, plan, .. }: &Case<'_>) -> Vec<Complaint> {
     plan.start
         .iter()
         .filter(|start| !world.hosts.contains_key(&start.host))

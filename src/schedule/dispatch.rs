@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::losses::{Judgement, Losses, Signs};
-use super::{check, dowding, relocate};
+use super::{check, dowding, relocate, retire};
 use crate::clock::now_ms;
 use crate::model::host::LEASE_TTL;
 use crate::model::names::HostName;
+use crate::model::plan::Plan;
 use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::tables::{Outcome, Tables};
@@ -22,6 +23,9 @@ const INTERVAL: Duration = Duration::from_secs(15);
 /// Until the next look when something else was written meanwhile, or somebody else leads, which is
 /// heard of in a moment.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// Lines of the log about one plan, of a kind: of each the store has an event besides.
+const SAID_MAX: usize = 100;
 
 /// Plans until shutdown or the end of the leadership.
 pub async fn run(
@@ -84,15 +88,7 @@ async fn step(
         tracing::warn!(%stack, "nothing of it is planned, which would break an invariant: {what}");
     }
     if !plan.is_empty() {
-        for start in &plan.start {
-            tracing::info!(job = %start.job, host = %start.host, "start: {}", start.reason);
-        }
-        for flip in &plan.flip {
-            tracing::info!(job = %flip.job, from = %flip.from, to = %flip.to, "moved: {}", flip.reason);
-        }
-        for stop in &plan.stop {
-            tracing::info!(job = %stop.placement.job, host = %stop.placement.host, "stop: {}", stop.reason);
-        }
+        say(&plan);
         let outcome = tables.assign(leadership, &plan).await?;
         if !matches!(outcome, Outcome::Done(_)) {
             tracing::debug!(?outcome, "the plan was not written whole: planning anew");
@@ -100,6 +96,29 @@ async fn step(
         }
     }
     Ok(next_look(&world, judgement.again))
+}
+
+/// Tells the log what is about to be done.
+fn say(plan: &Plan) {
+    let Plan {
+        start, flip, stop, ..
+    } = plan;
+    for start in start.iter().take(SAID_MAX) {
+        tracing::info!(job = %start.job, host = %start.host, "start: {}", start.reason());
+    }
+    for flip in flip.iter().take(SAID_MAX) {
+        tracing::info!(job = %flip.job, from = %flip.from, to = %flip.to, "moved: {}", flip.reason);
+    }
+    for stop in stop.iter().take(SAID_MAX) {
+        tracing::info!(job = %stop.placement.job, host = %stop.placement.host, "stop: {}", stop.reason);
+    }
+    if [start.len(), flip.len(), stop.len()]
+        .iter()
+        .any(|n| *n > SAID_MAX)
+    {
+        let (start, flip, stop) = (start.len(), flip.len(), stop.len());
+        tracing::info!("in all: {start} start, {flip} moved, {stop} stop");
+    }
 }
 
 /// Draining ends by the clock, and so do doubts: somebody must look then.
@@ -115,7 +134,7 @@ fn next_look(world: &World, doubts: Option<Duration>) -> Next {
         .filter(|stack| stack.pointer.retiring.is_some())
         .flat_map(|stack| {
             let waited = world.now_ms.saturating_sub(stack.pointer.since_ms);
-            [dowding::DRAIN_MS, dowding::DRAIN_MS_MAX].map(|end| end.saturating_sub(waited) + 1)
+            [retire::DRAIN_MS, retire::DRAIN_MS_MAX].map(|end| end.saturating_sub(waited) + 1)
         })
         .chain(moved)
         .filter(|left| *left > 1)

@@ -1,39 +1,41 @@
 //! The planner: the world in, a plan out. Synchronous, deterministic, one pass, no randomness and
 //! no clock but the world's. A plan computed again after its writes asks for nothing.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
-use super::place::{Candidate, Load, place};
+use super::fleet::Fleet;
+use super::pins::Pins;
+use super::place::{Candidate, Choice};
 use super::relocate::{self, Leave};
+use super::retire;
 use super::wanted::{
-    Role, Wanted, any_healthy, hands_over, healthy, own_links, stack_map, staged_now, takes_over,
-    wanted,
+    Role, Wanted, any_healthy, healthy, own_links, stack_map, staged_now, takes_over, wanted,
 };
-use crate::model::job::{Assignment, JobKey, Seat};
+use crate::model::job::{Assignment, JobKey};
 use crate::model::names::{HostName, NodeName, StackName};
-use crate::model::plan::{Flip, Plan, Start, Stop, Unplaced, Verdict};
+use crate::model::plan::{Flip, Plan, Start, Stop, Unplaced};
 use crate::model::release::{Phase, ReleaseNode, RunId};
 use crate::model::resolve::{self, StackMap};
-use crate::model::spec::LinkTarget;
-use crate::model::world::{Pin, PinKey, StackWorld, World};
-
-/// How long the copies of a replaced node that publish ports go on after promotion, so that whoever
-/// looked an endpoint up just before still gets an answer. Readers of `/ports` follow within
-/// milliseconds; two seconds is room for a slow one. (The router's own drain comes with the router.)
-pub const DRAIN_MS: u64 = 2_000;
-
-/// When a replaced job stops although something still links to it, or cannot end: a container that
-/// the engine does not get rid of must not keep the next release from going live.
-pub const DRAIN_MS_MAX: u64 = 30_000;
+use crate::model::spec::{ImageRef, LinkTarget};
+use crate::model::verdict::{Home, Verdict};
+use crate::model::world::{StackWorld, World};
 
 /// Decides for everything at once.
 #[must_use]
 pub fn plan(world: &World) -> Plan {
+    plan_with(world, || {})
+}
+
+/// [`plan`], calling back after each job: for who wants to know how long one decision takes.
+#[must_use]
+pub fn plan_with(world: &World, mut decided: impl FnMut()) -> Plan {
     let mut planner = Planner::new(world);
     planner.count_in(|_| false);
     for (name, stack) in &world.stacks {
         if !world.frozen_stacks.contains(name) {
-            planner.stack(name, stack);
+            planner.stack(name, stack, &mut decided);
         }
     }
     planner.unwanted();
@@ -43,16 +45,16 @@ pub fn plan(world: &World) -> Plan {
 /// What the rules would say of every host for a job now, `None` when no pointer wants such a job.
 #[must_use]
 pub fn explain(world: &World, job: &JobKey) -> Option<Vec<Verdict>> {
-    Some(choice(world, job)?.1)
+    Some(choice(world, job)?.verdicts())
 }
 
 /// The host that would be given a job now; `None` when none may take it or no pointer wants it.
 #[must_use]
 pub fn would_take(world: &World, job: &JobKey) -> Option<HostName> {
-    choice(world, job)?.0
+    choice(world, job)?.host()
 }
 
-fn choice(world: &World, job: &JobKey) -> Option<(Option<HostName>, Vec<Verdict>)> {
+fn choice(world: &World, job: &JobKey) -> Option<Choice> {
     let stack = world.stacks.get(&job.stack)?;
     let wanted = wanted(&job.stack, stack)
         .into_iter()
@@ -64,17 +66,25 @@ fn choice(world: &World, job: &JobKey) -> Option<(Option<HostName>, Vec<Verdict>
     Some(planner.choose(&wanted))
 }
 
-/// Verdicts that are on record with a placement: with 200 hosts all of them were 16 KB for each job.
+/// Most verdicts that are on record with a placement: with 200 hosts all of them were 16 KB a job.
 const VERDICTS_MAX: usize = 20;
+
+/// Fewest of them: the host that won and those it won against.
+const VERDICTS_MIN: usize = 3;
+
+/// Verdicts of one plan, which all of its placements share: writing those of thousands of jobs takes
+/// longer than finding them.
+const VERDICTS_OF_PLAN: usize = 4_000;
 
 pub(super) struct Planner<'a> {
     world: &'a World,
-    maps: BTreeMap<StackName, StackMap>,
-    pub(super) loads: BTreeMap<HostName, Load>,
-    pins: BTreeMap<PinKey, HostName>,
-    /// Data that hosts say they have, and no pin says where it belongs.
-    found: BTreeMap<PinKey, BTreeSet<HostName>>,
-    wanted: BTreeMap<JobKey, &'a ReleaseNode>,
+    maps: OnceCell<BTreeMap<StackName, StackMap>>,
+    fleet: Fleet<'a>,
+    pins: Pins<'a>,
+    /// The jobs of each stack in their order, but for those that may go.
+    wanted: BTreeMap<&'a StackName, Rc<[Wanted<'a>]>>,
+    /// What was found out for the node that was looked at last.
+    turn: Option<Turn<'a>>,
     /// Copies beside the one that answers, which are on their way to take over.
     moving: BTreeSet<(JobKey, HostName)>,
     /// Verdicts that come with a job that is placed.
@@ -82,101 +92,105 @@ pub(super) struct Planner<'a> {
     plan: Plan,
 }
 
+/// What has to come before the slots of one node.
+struct Turn<'a> {
+    node: &'a ReleaseNode,
+    role: Role,
+    moves: bool,
+    /// A link that is not healthy.
+    link: Option<&'a NodeName>,
+    /// Slot 0, when it must be healthy before the others.
+    canary: Option<JobKey>,
+}
+
 impl<'a> Planner<'a> {
     pub(super) fn new(world: &'a World) -> Self {
-        let pins = world
-            .fixed
-            .iter()
-            .map(|(key, pin)| (key.clone(), pin.host.clone()))
+        let seen = OnceCell::new();
+        let seen = || seen.get_or_init(|| world.states.keys().map(|(_, job)| job).collect());
+        let stacks = world.stacks.iter();
+        let wanted: BTreeMap<&StackName, Rc<[Wanted<'_>]>> = stacks
+            .map(|(name, stack)| {
+                let mut all = wanted(name, stack);
+                if stack.retiring().is_some() {
+                    retire::keep_wanted(world, stack, &mut all, seen());
+                }
+                (name, all.into())
+            })
             .collect();
-        let mut found: BTreeMap<PinKey, BTreeSet<HostName>> = BTreeMap::new();
-        for (name, host) in &world.hosts {
-            let unpinned = host
-                .volumes
-                .iter()
-                .flatten()
-                .filter(|key| !world.fixed.contains_key(*key));
-            for key in unpinned {
-                found.entry(key.clone()).or_default().insert(name.clone());
-            }
-        }
-        let mut planner = Self {
+        let count: usize = wanted.values().map(|all| all.len()).sum();
+        let unplaced = count.saturating_sub(world.run.len()).max(1);
+        Self {
             world,
-            maps: maps(world),
-            loads: BTreeMap::new(),
-            pins,
-            found,
-            wanted: BTreeMap::new(),
+            maps: OnceCell::new(),
+            fleet: Fleet::new(world),
+            pins: Pins::new(world),
+            wanted,
+            turn: None,
             moving: BTreeSet::new(),
-            verdicts_max: VERDICTS_MAX,
+            verdicts_max: (VERDICTS_OF_PLAN / unplaced).clamp(VERDICTS_MIN, VERDICTS_MAX),
             plan: Plan {
                 now_ms: world.now_ms,
                 ..Plan::default()
             },
-        };
-        for (name, stack) in &world.stacks {
-            let all = wanted(name, stack);
-            let kept = all
-                .iter()
-                .filter(|wanted| !planner.let_go(stack, wanted, &all));
-            let kept: Vec<_> = kept
-                .map(|wanted| (wanted.job.clone(), wanted.node))
-                .collect();
-            planner.wanted.extend(kept);
         }
-        planner
     }
 
-    /// Whether a job of the retiring release is wanted no longer: drained, or gone by itself.
-    fn let_go(&self, stack: &StackWorld, wanted: &Wanted<'_>, all: &[Wanted<'_>]) -> bool {
-        wanted.role == Role::Retiring
-            && self.world.placement(&wanted.job).is_none_or(|placed| {
-                self.world.is_lost(&placed.host) || self.drained(stack, wanted, all)
-            })
+    /// A job as its stack wants it.
+    fn wants(&self, job: &JobKey) -> Option<&Wanted<'a>> {
+        let all = self.wanted.get(&job.stack)?;
+        let at = all.binary_search_by(|wanted| wanted.job.cmp(job)).ok()?;
+        all.get(at)
     }
 
-    /// Loads of what holds room already, and failures. A job that is no longer wanted holds its
-    /// room as long as its host still sees it.
+    /// Loads of what holds room already, images that are there, and failures. A job that is no longer
+    /// wanted holds its room as long as its host still sees it.
     pub(super) fn count_in(&mut self, but: impl Fn(&JobKey) -> bool) {
-        let placed = self.world.assignments.keys().map(|(job, host)| (host, job));
-        let placed = placed.filter(|(_, job)| self.wanted.contains_key(job));
-        let seen = self.world.states.keys().map(|(host, job)| (host, job));
+        let world = self.world;
+        for placed in world.assignments.values() {
+            if placed.container.is_some()
+                && let Some(image) = image(world, &placed.job)
+            {
+                self.fleet.has_run(&placed.host, image);
+            }
+        }
+        let placed = world.assignments.keys().map(|(job, host)| (host, job));
+        let placed = placed.filter(|(_, job)| self.wants(job).is_some());
+        let seen = world.states.keys().map(|(host, job)| (host, job));
         // What stands still for its successor leaves its room to it.
-        let counts = |(_, job): &(&HostName, &JobKey)| !but(job) && !held(self.world, job);
+        let counts = |(_, job): &(&HostName, &JobKey)| !but(job) && !held(world, job);
         let holders: BTreeSet<_> = placed.chain(seen).filter(counts).collect();
         for (host, job) in holders {
-            let node = self
-                .wanted
-                .get(job)
-                .copied()
-                .or_else(|| self.world.node(job));
-            if let Some(node) = node {
-                self.loads.entry(host.clone()).or_default().add(job, node);
+            let wanted = self.wants(job).map(|wanted| wanted.node);
+            if let Some(node) = wanted.or_else(|| world.node(job)) {
+                self.add(host, job, node);
             }
         }
-        for ((host, job), counter) in &self.world.counters {
-            let key = (job.stack.clone(), job.node.clone());
-            let load = self.loads.entry(host.clone()).or_default();
-            *load.failing.entry(key).or_insert(0) += counter.failures;
+        for ((host, job), counter) in &world.counters {
+            self.fleet.fail(host, job, counter.failures);
         }
     }
 
-    fn stack(&mut self, name: &StackName, stack: &StackWorld) {
-        for wanted in wanted(name, stack) {
-            if self.wanted.contains_key(&wanted.job) {
-                self.job(stack, &wanted);
-            }
+    /// Counts in a job that is given a host.
+    pub(super) fn add(&mut self, host: &HostName, job: &JobKey, node: &'a ReleaseNode) {
+        self.fleet.add(host, job, node);
+    }
+
+    fn stack(&mut self, name: &StackName, stack: &'a StackWorld, decided: &mut impl FnMut()) {
+        let all = self.wanted.get(name).cloned();
+        for wanted in all.iter().flat_map(|all| all.iter()) {
+            self.job(stack, wanted);
+            decided();
         }
     }
 
-    fn job(&mut self, stack: &StackWorld, wanted: &Wanted<'_>) {
+    fn job(&mut self, stack: &'a StackWorld, wanted: &Wanted<'a>) {
         let Some(placed) = self.world.placement(&wanted.job) else {
             return self.unplaced(stack, wanted, None);
         };
         match relocate::leave(self.world, wanted, placed) {
             Leave::Not => {
                 self.plan.kept.push(wanted.job.clone());
-                self.pin_if_due(wanted);
+                self.pin(wanted, &placed.host);
             }
             Leave::Lost => self.lost(stack, wanted, placed),
             Leave::Drain => self.drain(wanted, placed),
@@ -184,39 +198,35 @@ impl<'a> Planner<'a> {
     }
 
     /// A job that needs a host. `lost` is the placement it cannot go on with.
-    fn unplaced(&mut self, stack: &StackWorld, wanted: &Wanted<'_>, lost: Option<&Assignment>) {
-        let unplaced = |reason: String, verdicts| {
-            let reason = lost.map_or(reason.clone(), |lost| {
-                format!("{} is lost: {reason}", lost.host)
-            });
-            let job = wanted.job.clone();
-            Unplaced {
-                job,
-                reason,
-                verdicts,
-            }
+    fn unplaced(&mut self, stack: &'a StackWorld, wanted: &Wanted<'a>, lost: Option<&Assignment>) {
+        let unplaced = |reason: String, verdicts| Unplaced {
+            job: wanted.job.clone(),
+            reason: match lost {
+                Some(lost) => format!("{} is lost: {reason}", lost.host),
+                None => reason,
+            },
+            verdicts,
         };
         if let Some(reason) = self.waits_for(stack, wanted, lost.is_some()) {
             self.plan.waiting.push(unplaced(reason, Vec::new()));
             return;
         }
         match self.choose(wanted) {
-            (Some(host), verdicts) => {
+            Choice::Host(host, verdicts) => {
                 self.plan.stop.extend(lost.map(|placement| Stop {
                     placement: placement.clone(),
                     reason: format!("{} is lost", placement.host),
                 }));
                 self.start(wanted, host, verdicts, false);
             }
-            (None, verdicts) => {
-                let reason = blocked_reason(&verdicts);
+            Choice::None(reason, verdicts) => {
                 self.plan.blocked.push(unplaced(reason, verdicts));
             }
         }
     }
 
     /// The host is gone: a copy that was on its way elsewhere takes over, else there is a new one.
-    fn lost(&mut self, stack: &StackWorld, wanted: &Wanted<'_>, placed: &Assignment) {
+    fn lost(&mut self, stack: &'a StackWorld, wanted: &Wanted<'a>, placed: &Assignment) {
         let world = self.world;
         let mut others = world.beside(&wanted.job);
         match others.find(|other| !world.is_lost(&other.host)) {
@@ -233,7 +243,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The host gives its jobs away: a new copy first, then it answers, then the old one ends.
-    fn drain(&mut self, wanted: &Wanted<'_>, placed: &Assignment) {
+    fn drain(&mut self, wanted: &Wanted<'a>, placed: &Assignment) {
         let world = self.world;
         let other = world
             .beside(&wanted.job)
@@ -248,8 +258,8 @@ impl<'a> Planner<'a> {
             return;
         }
         match self.choose(wanted) {
-            (Some(host), verdicts) => self.start(wanted, host, verdicts, true),
-            (None, _) => self.plan.kept.push(wanted.job.clone()),
+            Choice::Host(host, verdicts) => self.start(wanted, host, verdicts, true),
+            Choice::None(..) => self.plan.kept.push(wanted.job.clone()),
         }
     }
 
@@ -266,46 +276,77 @@ impl<'a> Planner<'a> {
 
     /// What has to come before this job, in words. One that `moves` from a lost host has served
     /// already: it does not wait for what cannot leave that host.
-    fn waits_for(&self, stack: &StackWorld, wanted: &Wanted<'_>, moves: bool) -> Option<String> {
+    fn waits_for(
+        &mut self,
+        stack: &'a StackWorld,
+        wanted: &Wanted<'a>,
+        moves: bool,
+    ) -> Option<String> {
         if let Some(host) = self.may_have_its_data(wanted) {
             return Some(format!(
                 "waits to hear from {host}, where its data may be; if that host is gone for good, say \
                  so with `viking hosts forget {host}`"
             ));
         }
+        let job = &wanted.job;
+        let turn = self.turn(stack, wanted, moves);
+        if let Some(link) = turn.link {
+            return Some(format!("waits for {}/{link} to be healthy", job.stack));
+        }
+        let first = turn.canary.as_ref().filter(|_| job.slot > 0)?;
+        Some(format!("waits for {} to be healthy first", first.short()))
+    }
+
+    /// What the slots of a node wait for: the same for all of them, which come one after the other.
+    fn turn(&mut self, stack: &'a StackWorld, wanted: &Wanted<'a>, moves: bool) -> &Turn<'a> {
+        let same = |turn: &Turn<'_>| {
+            std::ptr::eq(turn.node, wanted.node) && (turn.role, turn.moves) == (wanted.role, moves)
+        };
+        let turn = match self.turn.take().filter(same) {
+            Some(known) => known,
+            None => self.find_turn(stack, wanted, moves),
+        };
+        self.turn.insert(turn)
+    }
+
+    fn find_turn(&self, stack: &'a StackWorld, wanted: &Wanted<'a>, moves: bool) -> Turn<'a> {
         let release = match wanted.role {
             Role::Live => stack.live(),
             Role::Staged => stack.staged(),
             Role::Retiring => None,
-        }?;
+        };
         let job = &wanted.job;
         let settled =
             |link: &NodeName| self.link_up(job, link) || (moves && self.is_stranded(job, link));
-        let linked = own_links(wanted.node, release).find(|link| !settled(link));
-        if let Some(link) = linked {
-            return Some(format!("waits for {}/{link} to be healthy", job.stack));
-        }
-        let first = JobKey {
+        let mut links = release
+            .into_iter()
+            .flat_map(|release| own_links(wanted.node, release));
+        let first = || JobKey {
             slot: 0,
             ..job.clone()
         };
         // Where slot 0 waits for its hand-over it cannot be the first.
-        let canary = wanted.role == Role::Staged && staged_now(stack, &job.node, 0);
-        if canary && job.slot > 0 && !healthy(self.world, &first) {
-            return Some(format!("waits for {} to be healthy first", first.short()));
+        let canary = wanted.role == Role::Staged
+            && wanted.node.slots() > 1
+            && staged_now(stack, &job.node, 0);
+        let canary = canary.then(first);
+        Turn {
+            node: wanted.node,
+            role: wanted.role,
+            moves,
+            link: links.find(|link| !settled(link)),
+            canary: canary.filter(|first| !healthy(self.world, first)),
         }
-        None
     }
 
     /// Whether all copies of a node are on lost hosts and must wait there.
     fn is_stranded(&self, job: &JobKey, link: &NodeName) -> bool {
-        let mut copies = self
-            .wanted
-            .iter()
-            .filter(|(other, _)| other.stack == job.stack && other.node == *link);
-        copies.all(|(other, node)| {
-            let placed = self.world.placement(other);
-            node.pinned() && placed.is_some_and(|placed| self.world.is_lost(&placed.host))
+        let all = self.wanted.get(&job.stack);
+        let all = all.into_iter().flat_map(|all| all.iter());
+        let mut copies = all.filter(|other| other.job.node == *link);
+        copies.all(|other| {
+            let placed = self.world.placement(&other.job);
+            other.node.pinned() && placed.is_some_and(|placed| self.world.is_lost(&placed.host))
         })
     }
 
@@ -314,90 +355,66 @@ impl<'a> Planner<'a> {
             stack: None,
             node: link.clone(),
         };
-        let tags = resolve::copies(&self.maps, &job.stack, &job.tag, &target);
+        let maps = self.maps.get_or_init(|| maps(self.world));
+        let tags = resolve::copies(maps, &job.stack, &job.tag, &target);
         any_healthy(self.world, &job.stack, link, &tags)
     }
 
-    pub(super) fn choose(&self, wanted: &Wanted<'_>) -> (Option<HostName>, Vec<Verdict>) {
-        let mut pinned = self.pinned(wanted);
+    pub(super) fn choose(&mut self, wanted: &Wanted<'a>) -> Choice {
+        let mut pinned = self.pins.of(wanted);
         if pinned.is_empty() {
             pinned.extend(self.beside_old_copy(wanted));
         }
         let candidate = Candidate {
             job: &wanted.job,
-            node: wanted.node,
+            image: image(self.world, &wanted.job),
             pinned,
         };
-        place(self.world, &self.loads, &candidate, self.verdicts_max)
+        self.fleet
+            .choose(&candidate, wanted.node, self.verdicts_max)
     }
 
     /// In a store that was put back from a copy, a member of which nobody knows whose data it has,
     /// when nobody else has this job's. People say with `viking hosts forget` that it is not needed.
-    fn may_have_its_data(&self, wanted: &Wanted<'_>) -> Option<&HostName> {
-        if !self.world.restored || !wanted.node.has_volume || !self.pinned(wanted).is_empty() {
+    fn may_have_its_data(&self, wanted: &Wanted<'_>) -> Option<&'a HostName> {
+        if !self.world.restored || !wanted.node.has_volume || !self.pins.of(wanted).is_empty() {
             return None;
         }
         let said = |host: &HostName| {
-            self.world
-                .hosts
-                .get(host)
-                .is_some_and(|host| host.volumes.is_some())
+            let host = self.world.hosts.get(host);
+            host.is_some_and(|host| host.volumes.is_some())
         };
         self.world.members.keys().find(|host| !said(host))
     }
 
-    /// The hosts that a job's pins name, its slot's and those of the volumes it shares, or that have
-    /// its data where no pin is.
-    fn pinned(&self, wanted: &Wanted<'_>) -> Vec<(HostName, String)> {
-        let mut hosts = BTreeMap::new();
-        for key in pin_keys(wanted) {
-            let Some(host) = self.pins.get(&key) else {
-                let found = self.found.get(&key).into_iter().flatten();
-                let why = |host: &HostName| (host.clone(), "its volume was found there".to_owned());
-                hosts.extend(found.map(why));
-                continue;
-            };
-            let known = self.world.fixed.contains_key(&key);
-            let why = if known {
-                "its volume is there"
-            } else {
-                "just now"
-            };
-            hosts.entry(host.clone()).or_insert(why.to_owned());
-        }
-        hosts.into_iter().collect()
-    }
-
     /// The new copy of an exclusive slot goes where the old one is: it takes over its port.
-    fn beside_old_copy(&self, wanted: &Wanted<'_>) -> Option<(HostName, String)> {
-        let Seat { stack, node, slot } = wanted.job.seat();
-        let before = self.world.stacks.get(&stack)?.live()?.nodes.get(&node)?;
-        if !takes_over(before, wanted.node, slot) {
+    fn beside_old_copy(&self, wanted: &Wanted<'_>) -> Option<Home> {
+        let JobKey {
+            stack, node, slot, ..
+        } = &wanted.job;
+        let before = self.world.stacks.get(stack)?.live()?.nodes.get(node)?;
+        if !takes_over(before, wanted.node, *slot) {
             return None;
         }
-        let tag = before.tag.clone();
-        let host = self.world.run.get(&JobKey {
-            stack,
-            tag,
-            node,
-            slot,
-        })?;
-        Some((host.clone(), "takes over from the copy there".to_owned()))
+        let job = JobKey {
+            tag: before.tag.clone(),
+            ..wanted.job.clone()
+        };
+        Some(Home {
+            host: self.world.run.get(&job)?.clone(),
+            why: "takes over from the copy there".to_owned(),
+        })
     }
 
-    fn start(&mut self, wanted: &Wanted<'_>, host: HostName, verdicts: Vec<Verdict>, beside: bool) {
+    fn start(&mut self, wanted: &Wanted<'a>, host: HostName, verdicts: Vec<Verdict>, beside: bool) {
         if !held(self.world, &wanted.job) {
-            let load = self.loads.entry(host.clone()).or_default();
-            load.add(&wanted.job, wanted.node);
+            self.add(&host, &wanted.job, wanted.node);
         }
         self.pin(wanted, &host);
-        let chosen = verdicts.iter().find(|v| v.host == host);
-        let reason = chosen.map_or_else(String::new, |v| v.reason.clone());
         self.plan.start.push(Start {
             job: wanted.job.clone(),
             run: self.run_of(&wanted.job),
             host,
-            reason,
             verdicts,
             beside,
         });
@@ -410,30 +427,8 @@ impl<'a> Planner<'a> {
         run.unwrap_or_else(|| RunId::new(self.world.now_ms, 0))
     }
 
-    fn pin_if_due(&mut self, wanted: &Wanted<'_>) {
-        if let Some(host) = self.world.run.get(&wanted.job).cloned() {
-            self.pin(wanted, &host);
-        }
-    }
-
     fn pin(&mut self, wanted: &Wanted<'_>, host: &HostName) {
-        for key in pin_keys(wanted) {
-            if self.pins.contains_key(&key) {
-                continue;
-            }
-            let reason = match &key {
-                PinKey::Volume(_, volume) => format!("volume {volume} is there"),
-                PinKey::Seat(_) if wanted.node.has_volume => "its volume is there".to_owned(),
-                PinKey::Seat(_) => "fixed".to_owned(),
-            };
-            self.pins.insert(key.clone(), host.clone());
-            let since_ms = self.world.now_ms;
-            let pin = Pin {
-                v: 1,
-                host: host.clone(),
-                since_ms,
-                reason,
-            };
+        for (key, pin) in self.pins.add(wanted, host) {
             self.plan.pins.insert(format!("{key:?}"), (key, pin));
         }
     }
@@ -446,52 +441,19 @@ impl<'a> Planner<'a> {
         for assignment in self.world.assignments.values() {
             let job = &assignment.job;
             let seat = (job.clone(), assignment.host.clone());
-            let stays = self.wanted.contains_key(job)
+            let stays = self.wants(job).is_some()
                 && (self.world.run.get(job) == Some(&assignment.host)
                     || self.moving.contains(&seat)
                     || relocate::still_drains(self.world, assignment));
             if self.world.frozen_stacks.contains(&job.stack) || told.contains(&seat) || stays {
                 continue;
             }
-            let reason = stop_reason(self.world, assignment, self.wanted.contains_key(job));
+            let reason = stop_reason(self.world, assignment, self.wants(job).is_some());
             self.plan.stop.push(Stop {
                 placement: assignment.clone(),
                 reason,
             });
         }
-    }
-
-    /// Whether a job of the retiring release may stop: nobody who links to it is left, and who
-    /// looked its endpoint up has had time to ask.
-    fn drained(&self, stack: &StackWorld, wanted: &Wanted<'_>, all: &[Wanted<'_>]) -> bool {
-        let Some(retiring) = stack.retiring() else {
-            return true;
-        };
-        let live = stack
-            .live()
-            .and_then(|live| live.nodes.get(&wanted.job.node));
-        let JobKey { slot, .. } = wanted.job;
-        // A slot that the new scale leaves out was never handed over: it served until now.
-        if live.is_some_and(|now| slot < now.slots() && hands_over(wanted.node, now, slot)) {
-            return true; // stood still since its hand-over: nothing to drain
-        }
-        let linked = all
-            .iter()
-            .filter(|other| other.role == Role::Retiring && self.still_there(&other.job))
-            .any(|other| own_links(other.node, retiring).any(|link| *link == wanted.job.node));
-        let waited = self.world.now_ms.saturating_sub(stack.pointer.since_ms);
-        if waited >= DRAIN_MS_MAX {
-            return true;
-        }
-        let publishes = stack
-            .procs
-            .get(&(wanted.job.node.clone(), wanted.job.tag.clone()))
-            .is_none_or(|spec| !spec.settings.expose.is_empty());
-        !linked && (!publishes || waited >= DRAIN_MS)
-    }
-
-    fn still_there(&self, job: &JobKey) -> bool {
-        self.world.run.contains_key(job) || self.world.states.keys().any(|(_, seen)| seen == job)
     }
 }
 
@@ -502,17 +464,11 @@ fn maps(world: &World) -> BTreeMap<StackName, StackMap> {
         .collect()
 }
 
-fn pin_keys(wanted: &Wanted<'_>) -> Vec<PinKey> {
-    if !wanted.node.pinned() {
-        return Vec::new();
-    }
-    let stack = &wanted.job.stack;
-    let volumes = wanted.node.shared_volumes.iter();
-    let mut keys: Vec<_> = volumes
-        .map(|v| PinKey::Volume(stack.clone(), v.clone()))
-        .collect();
-    keys.push(PinKey::Seat(wanted.job.seat()));
-    keys
+/// What a job runs, if that is on record.
+fn image<'a>(world: &'a World, job: &JobKey) -> Option<&'a ImageRef> {
+    let stack = world.stacks.get(&job.stack)?;
+    let spec = stack.procs.get(&(job.node.clone(), job.tag.clone()))?;
+    Some(&spec.image)
 }
 
 fn held(world: &World, job: &JobKey) -> bool {
@@ -540,23 +496,4 @@ fn stop_reason(world: &World, assignment: &Assignment, wanted: bool) -> String {
         }
         (_, _, Some(node)) => format!("replaced by {}", node.tag),
     }
-}
-
-/// One sentence out of many verdicts: the reasons, most hosts first.
-fn blocked_reason(verdicts: &[Verdict]) -> String {
-    if verdicts.is_empty() {
-        return "no host has joined yet".to_owned();
-    }
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for verdict in verdicts {
-        *counts.entry(verdict.reason.as_str()).or_insert(0) += 1;
-    }
-    let mut reasons: Vec<_> = counts.into_iter().collect();
-    reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
-    let words: Vec<_> = reasons
-        .iter()
-        .take(3)
-        .map(|(reason, count)| format!("{count}× {reason}"))
-        .collect();
-    words.join(", ")
 }

@@ -3,7 +3,8 @@
 //!
 //! `compose` → what a commit changes · `squeeze` → what has no room beside its live copy ·
 //! `moves` → what it may not do at once · `wanted` → which jobs · `losses` → which hosts are lost ·
-//! `relocate` → which jobs must leave theirs · `place` → which host · `dowding` → the plan ·
+//! `relocate` → which jobs must leave theirs · `retire` → which may end · `pins` → where data is ·
+//! `fleet` → how full the hosts are · `place` → which host · `dowding` → the plan ·
 //! `check` → invariants of a plan · `rollout` → the pointer's next step · `fetch` → what must be
 //! there before it · `dispatch` and `roll` → the loops · `sweep` → what nobody can need any more.
 
@@ -12,12 +13,15 @@ pub mod compose;
 pub mod dispatch;
 pub mod dowding;
 pub mod fetch;
+mod fleet;
 pub mod judge;
 pub mod losses;
 pub mod moves;
-pub mod place;
+mod pins;
+mod place;
 pub mod relocate;
 pub mod replicate;
+pub mod retire;
 pub mod roll;
 pub mod rollout;
 pub mod script;

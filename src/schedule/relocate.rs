@@ -5,8 +5,8 @@
 //! second copy is placed elsewhere, answers for the job once it is healthy, and the first one ends
 //! when whoever looked its endpoint up has had time to ask.
 
-use super::dowding::DRAIN_MS;
 use super::judge::EXITS_MAX;
+use super::retire::DRAIN_MS;
 use super::wanted::{Role, Wanted};
 use crate::model::host::Readiness;
 use crate::model::job::{Assignment, JobState};

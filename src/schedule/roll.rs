@@ -90,7 +90,7 @@ async fn write(
         about: name.to_string(),
         what: step.event.0.to_owned(),
         why: step.event.1.clone(),
-        placed: None,
+        placed: Vec::new(),
     };
     let mut extra = vec![tables.event_op(name, &run, event_number(world.now_ms), &event)];
     if let Some(mut end) = step.end {

@@ -480,7 +480,7 @@ pub fn plan_text(plan: &Plan) -> String {
         for verdict in &start.verdicts {
             line(
                 &mut text,
-                format_args!("          {}: {}", verdict.host, verdict.reason),
+                format_args!("          {}: {}", verdict.host, verdict.ruling),
             );
         }
     }
@@ -513,7 +513,7 @@ pub fn plan_text(plan: &Plan) -> String {
             for verdict in &unplaced.verdicts {
                 line(
                     &mut text,
-                    format_args!("          {}: {}", verdict.host, verdict.reason),
+                    format_args!("          {}: {}", verdict.host, verdict.ruling),
                 );
             }
         }

@@ -52,8 +52,8 @@ fn next(then: &World, name: &StackName) -> Option<NodeName> {
         if then.placement(job).is_some() {
             continue;
         }
-        if let (Some(host), _) = planner.choose(&wanted) {
-            add(&mut planner, &host, job, node);
+        if let Some(host) = planner.choose(&wanted).host() {
+            planner.add(&host, job, node);
             placed.push((host, job.clone(), *node));
         } else if *role == Role::Staged
             // A slot that scale adds may not fit either way: each node is marked once.
@@ -77,12 +77,7 @@ fn fits_alone(then: &World, stack: &StackWorld, placed: &Placed<'_>, wanted: &Wa
     let mut planner = Planner::new(then);
     planner.count_in(live);
     for (host, job, node) in placed.iter().filter(|(_, job, _)| !live(job)) {
-        add(&mut planner, host, job, node);
+        planner.add(host, job, node);
     }
-    before.tag != *tag && planner.choose(wanted).0.is_some()
-}
-
-fn add(planner: &mut Planner<'_>, host: &HostName, job: &JobKey, node: &ReleaseNode) {
-    let load = planner.loads.entry(host.clone()).or_default();
-    load.add(job, node);
+    before.tag != *tag && planner.choose(wanted).host().is_some()
 }

@@ -1,7 +1,7 @@
 //! Which jobs a stack's pointer wants to run, and in which role. The first half of planning;
 //! `dowding` places them, `rollout` judges them. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::model::job::{JobKey, JobState};
 use crate::model::names::{NodeName, StackName, Tag};
@@ -34,7 +34,7 @@ pub struct Wanted<'a> {
 /// All jobs a stack wants, in job order, each once.
 #[must_use]
 pub fn wanted<'a>(stack: &StackName, world: &'a StackWorld) -> Vec<Wanted<'a>> {
-    let mut jobs = BTreeMap::new();
+    let mut jobs = Vec::new();
     if world.pointer.removing {
         return Vec::new();
     }
@@ -50,7 +50,10 @@ pub fn wanted<'a>(stack: &StackName, world: &'a StackWorld) -> Vec<Wanted<'a>> {
     if let Some(retiring) = world.retiring() {
         add(&mut jobs, stack, retiring, Role::Retiring, |_, _| true);
     }
-    jobs.into_values().collect()
+    // Of one that several releases want, the first of them says how.
+    jobs.sort_by(|a, b| a.job.cmp(&b.job));
+    jobs.dedup_by(|later, first| later.job == first.job);
+    jobs
 }
 
 fn stages(phase: Phase) -> bool {
@@ -58,7 +61,7 @@ fn stages(phase: Phase) -> bool {
 }
 
 fn add<'a>(
-    jobs: &mut BTreeMap<JobKey, Wanted<'a>>,
+    jobs: &mut Vec<Wanted<'a>>,
     stack: &StackName,
     release: &'a Release,
     role: Role,
@@ -72,8 +75,7 @@ fn add<'a>(
                 node: name.clone(),
                 slot,
             };
-            jobs.entry(job.clone())
-                .or_insert(Wanted { job, node, role });
+            jobs.push(Wanted { job, node, role });
         }
     }
 }

@@ -20,6 +20,9 @@ use crate::store::{Compare, KeyValue, Op, Selector, TXN_OPS_MAX};
 /// Most operations that may ride with a pointer's change: history, events, requests obeyed.
 const EXTRA_OPS_MAX: usize = TXN_OPS_MAX / 2;
 
+/// Most placements that one event tells of: with it, two of their units fit into a transaction.
+const TOLD_TOGETHER_MAX: usize = 28;
+
 /// One record of a release, before it is known whether it is there.
 struct Record {
     key: String,
@@ -245,12 +248,8 @@ impl Tables {
         let flipped = plan.flip.iter().map(|flip| &flip.job);
         let started = plan.start.iter().map(|start| &start.job);
         let started: BTreeSet<&JobKey> = started.chain(flipped).collect();
-        let again = |stop: &&Stop| {
-            let job = &stop.placement.job;
-            plan.start
-                .iter()
-                .any(|s| s.job == *job && s.host == stop.placement.host)
-        };
+        let starts: BTreeSet<_> = plan.start.iter().map(|s| (&s.job, &s.host)).collect();
+        let again = |stop: &&Stop| starts.contains(&(&stop.placement.job, &stop.placement.host));
         // What stops and starts again in one place has to stop first; else the new comes first.
         let (first, later): (Vec<&Stop>, Vec<&Stop>) = plan.stop.iter().partition(again);
         let stop = |stop: &Stop| self.stop_unit(stop, &read, started.contains(&stop.placement.job));
@@ -266,9 +265,10 @@ impl Tables {
             count = count.wrapping_add(1);
             (plan.now_ms, nth_event_number(base, count))
         };
-        let starts = plan.start.iter();
+        let starts = plan.start.chunk_by(told_together);
+        let starts = starts.flat_map(|starts| starts.chunks(TOLD_TOGETHER_MAX));
         let starts: Vec<Unit> = starts
-            .map(|start| self.start_unit(start, &read, number()))
+            .map(|starts| self.start_unit(starts, &read, number()))
             .collect();
         let flips = plan.flip.iter();
         let flips: Vec<Unit> = flips
@@ -346,7 +346,7 @@ impl Tables {
             about: job.short(),
             what: "moved".to_owned(),
             why: format!("from {from} to {to}: {}", flip.reason),
-            placed: None,
+            placed: Vec::new(),
         };
         let moved = self.event_op(&job.stack, &flip.run, event_n, &event);
         let compares = vec![
@@ -356,32 +356,52 @@ impl Tables {
         Unit::new(compares, vec![Op::put(run, to.as_str()), moved])
     }
 
-    /// A placement, and in the same transaction why it was made.
-    fn start_unit(&self, start: &Start, read: &Read, (at_ms, event_n): (u64, u64)) -> Unit {
-        let Start { job, host, .. } = start;
-        let deploy = self.keys.text(&Key::Deploy(host.clone(), job.clone()));
-        let run = self.keys.text(&Key::Run(job.clone()));
-        let absent = Compare::CreateRevision(deploy.clone(), 0);
-        let event = EventRecord {
-            v: 1,
-            at_ms,
-            who: "leader".to_owned(),
-            about: job.short(),
-            what: "placed".to_owned(),
-            why: format!("on {host}: {}", start.reason),
-            placed: Some(Box::new(start.clone())),
-        };
-        let placed = self.event_op(&job.stack, &start.run, event_n, &event);
-        if start.beside {
-            // Only while somebody answers for the job: else this one would, and does not.
-            let revision = revision_of(read, &run).max(1);
-            let as_read = Compare::ModRevision(run, revision);
-            return Unit::new(vec![absent, as_read], vec![Op::put(deploy, ""), placed]);
+    /// Placements of one node, and in the same transaction why they were made.
+    fn start_unit(&self, starts: &[Start], read: &Read, (at_ms, event_n): (u64, u64)) -> Unit {
+        let mut unit = Unit::default();
+        for Start {
+            job, host, beside, ..
+        } in starts
+        {
+            let deploy = self.keys.text(&Key::Deploy(host.clone(), job.clone()));
+            let run = self.keys.text(&Key::Run(job.clone()));
+            let absent = Compare::CreateRevision(deploy.clone(), 0);
+            unit.compares.push(absent);
+            unit.ops.push(Op::put(deploy, ""));
+            if *beside {
+                // Only while somebody answers for the job: else this one would, and does not.
+                let revision = revision_of(read, &run).max(1);
+                unit.compares.push(Compare::ModRevision(run, revision));
+            } else {
+                unit.ops.push(Op::put(run, host.as_str()));
+            }
         }
-        Unit::new(
-            vec![absent],
-            vec![Op::put(deploy, ""), Op::put(run, host.as_str()), placed],
-        )
+        let event = |Start { job, run, .. }: &Start, about, why| {
+            let event = EventRecord {
+                v: 1,
+                at_ms,
+                who: "leader".to_owned(),
+                about,
+                what: "placed".to_owned(),
+                why,
+                placed: starts.to_vec(),
+            };
+            self.event_op(&job.stack, run, event_n, &event)
+        };
+        unit.ops.extend(match starts {
+            [] => None,
+            [one] => {
+                let why = format!("on {}: {}", one.host, one.reason());
+                Some(event(one, one.job.short(), why))
+            }
+            [first, ..] => {
+                let hosts: BTreeSet<_> = starts.iter().map(|start| &start.host).collect();
+                let why = format!("{} copies on {} hosts", starts.len(), hosts.len());
+                let about = format!("{}/{}", first.job.stack, first.job.node);
+                Some(event(first, about, why))
+            }
+        });
+        unit
     }
 
     fn stop_unit(&self, stop: &Stop, read: &Read, started: bool) -> Unit {
@@ -469,6 +489,14 @@ impl Tables {
     pub fn obey_op(&self, stack: &StackName, id: &str) -> Op {
         Op::delete(self.keys.text(&Key::Request(stack.clone(), id.to_owned())))
     }
+}
+
+/// Whether one event tells of two placements: copies of one node.
+fn told_together(a: &Start, b: &Start) -> bool {
+    fn node(start: &Start) -> (&StackName, &Tag, &NodeName) {
+        (&start.job.stack, &start.job.tag, &start.job.node)
+    }
+    a.run == b.run && node(a) == node(b)
 }
 
 /// That a host still answers for a job; never so when it did not as it was read.

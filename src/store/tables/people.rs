@@ -248,9 +248,8 @@ impl Tables {
     /// When the store has no answer, or none that counts.
     pub async fn placed_in(&self, stack: &StackName, run: &RunId) -> Result<Vec<Start>> {
         let events = self.events(Some(stack)).await?;
-        let placed = events.into_iter().filter_map(|(_, event)| event.placed);
-        let of_run = placed.filter(|start| start.run == *run);
-        Ok(bounded(of_run.map(|start| *start).collect()))
+        let placed = events.into_iter().flat_map(|(_, event)| event.placed);
+        Ok(bounded(placed.filter(|start| start.run == *run).collect()))
     }
 
     /// Build records, of one stack or of all.
@@ -337,15 +336,17 @@ impl Tables {
         let placed: BTreeSet<JobKey> = placed.collect();
         let mut events = self.list(self.keys.family(Family::Event)).await?;
         events.sort_by_key(|kv| kv.mod_revision);
-        let whys = events.iter().filter_map(|kv| {
-            let start = readable::<EventRecord>(kv)?.placed?;
-            placed
-                .contains(&start.job)
-                .then(|| (start.job, kv.key.clone()))
-        });
-        // A later one of a job takes the place of an earlier one.
-        let newest: BTreeMap<JobKey, String> = whys.collect();
-        Ok(newest.into_values().collect())
+        let mut newest: BTreeMap<JobKey, &str> = BTreeMap::new();
+        for kv in &events {
+            let told = readable::<EventRecord>(kv).map_or_else(Vec::new, |event| event.placed);
+            let told = told.into_iter().map(|start| start.job);
+            // A later one of a job takes the place of an earlier one.
+            newest.extend(
+                told.filter(|job| placed.contains(job))
+                    .map(|job| (job, kv.key.as_str())),
+            );
+        }
+        Ok(newest.into_values().map(str::to_owned).collect())
     }
 }
 

@@ -122,7 +122,6 @@ fn start(job: JobKey, on: &str) -> Start {
         job,
         run: RunId("r1".into()),
         host: host(on),
-        reason: String::new(),
         verdicts: vec![],
         beside: false,
     }
@@ -258,6 +257,39 @@ async fn keys_that_cannot_be_read_freeze_what_they_name() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_event_tells_of_the_copies_of_a_node_that_are_placed_together() {
+    let t = tables().await;
+    let l = lead(&t).await;
+    let other = JobKey {
+        node: "db".parse().unwrap(),
+        ..job(0)
+    };
+    let all = (0..60).map(job).chain([other]);
+    let hosts = ["a", "b", "c"];
+    let starts = all.zip(hosts.iter().cycle());
+    let starts = starts.map(|(job, on)| start(job, on)).collect();
+    assert!(matches!(
+        assign(&t, &l, starts, vec![]).await,
+        Outcome::Done(_)
+    ));
+    let events = t.events(Some(&stack())).await.unwrap();
+    let mut told: Vec<_> = events
+        .iter()
+        .map(|(_, event)| (event.about.clone(), event.placed.len(), event.why.clone()))
+        .collect();
+    told.sort();
+    let app = |count| {
+        let about = format!("{}/{}", stack(), job(0).node);
+        (about, count, format!("{count} copies on 3 hosts"))
+    };
+    let db = (format!("{}/db.0", stack()), 1, "on a: ".to_owned());
+    let mut expected = vec![app(28), app(28), app(4), db];
+    expected.sort();
+    assert_eq!(told, expected);
+    assert_eq!(t.world(1).await.unwrap().run.len(), 61);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_reads_its_own_assignments_and_what_links_may_point_at() {
     let t = tables().await;
     let l = lead(&t).await;
@@ -329,14 +361,14 @@ async fn the_past_is_bounded_and_secrets_are_not_dumped() {
     let key = t.keys().text(&Key::Run(here.clone()));
     write(&t, vec![Op::put(key, "alpha")]).await;
     // Placed twice: only the last says why it is where it is.
-    for (job, reason) in [(&here, "before"), (&here, "now"), (&gone, "gone")] {
+    for (job, on, reason) in [
+        (&here, "beta", "before"),
+        (&here, "alpha", "now"),
+        (&gone, "alpha", "gone"),
+    ] {
         let placed = Start {
-            job: job.clone(),
             run: run.clone(),
-            host: host("alpha"),
-            reason: reason.to_owned(),
-            verdicts: Vec::new(),
-            beside: false,
+            ..start(job.clone(), on)
         };
         let event = EventRecord {
             v: 1,
@@ -345,7 +377,7 @@ async fn the_past_is_bounded_and_secrets_are_not_dumped() {
             about: job.short(),
             what: "placed".to_owned(),
             why: reason.to_owned(),
-            placed: Some(Box::new(placed)),
+            placed: vec![placed],
         };
         t.event(&stack(), &run, &event).await.unwrap();
     }
@@ -358,7 +390,7 @@ async fn the_past_is_bounded_and_secrets_are_not_dumped() {
             about,
             what,
             why,
-            placed: None,
+            placed: Vec::new(),
         };
         t.event(&stack(), &run, &event).await.unwrap();
     }
@@ -367,7 +399,7 @@ async fn the_past_is_bounded_and_secrets_are_not_dumped() {
     assert_eq!(events.len(), 501);
     assert_eq!(events[0].1.why, "now");
     let placed = t.placed_in(&stack(), &run).await.unwrap();
-    assert_eq!((placed.len(), &*placed[0].reason), (1, "now"));
+    assert_eq!((placed.len(), placed[0].host.as_str()), (1, "alpha"));
     assert_eq!(
         events.last().map(|(_, event)| event.why.as_str()),
         Some("519")

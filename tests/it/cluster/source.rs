@@ -14,6 +14,7 @@ use viking::leader::{self, Parts};
 use viking::model::history::{ChangeKind, RunEnd};
 use viking::model::names::Tag;
 use viking::model::release::{Pointer, Source};
+use viking::model::verdict::Verdict;
 use viking::model::world::World;
 use viking::store::election;
 use viking::store::keys::Key;
@@ -398,6 +399,6 @@ async fn the_record_of_a_run_holds_its_times_its_plan_and_the_verdicts() {
         record
             .placed
             .iter()
-            .all(|start| start.verdicts.iter().any(|v| v.fits))
+            .all(|start| start.verdicts.iter().any(Verdict::fits))
     );
 }
