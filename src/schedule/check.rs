@@ -117,18 +117,21 @@ fn nothing_frozen(Case { world, plan, .. }: &Case<'_>) -> Vec<Complaint> {
 fn no_double_seat(Case { world, plan, .. }: &Case<'_>) -> Vec<Complaint> {
     let ending = plan.stop.iter().map(|stop| &stop.placement);
     let ending: BTreeSet<_> = ending.collect();
-    let mut seen = BTreeSet::new();
-    let twice = |start: &&Start| {
+    let placed = plan.start.iter().filter(|start| {
         let Some(placed) = world.placement(&start.job) else {
             return start.beside;
         };
         let gone = ending.contains(placed) && world.is_lost(&placed.host);
         !(start.beside || gone)
-    };
-    plan.start
-        .iter()
-        .filter(|start| !seen.insert(&start.job) || twice(start))
-        .map(|Start { job, .. }| Complaint::of(job, format!("{job} would run twice")))
+    });
+    let mut started: Vec<&JobKey> = plan.start.iter().map(|start| &start.job).collect();
+    started.sort_unstable();
+    let again = started.windows(2).filter(|two| two[0] == two[1]);
+    let twice = placed
+        .map(|start| &start.job)
+        .chain(again.map(|two| two[0]));
+    twice
+        .map(|job| Complaint::of(job, format!("{job} would run twice")))
         .collect()
 }
 

@@ -87,8 +87,8 @@ struct Kind<'a> {
 pub(super) struct Fleet<'a> {
     pub(super) sites: Vec<Site<'a>>,
     kinds: Vec<Kind<'a>>,
-    /// Copies per node and tag.
-    copies: BTreeMap<(StackName, NodeName, Tag), Counts>,
+    /// Copies per node and tag, stack by stack: jobs come in that order, and one stack's stay at hand.
+    copies: BTreeMap<StackName, BTreeMap<(NodeName, Tag), Counts>>,
     /// Failures of what a node ran lately.
     failures: BTreeMap<(StackName, NodeName), Counts>,
     /// Who has run which image.
@@ -162,8 +162,9 @@ impl<'a> Fleet<'a> {
             by_fullness.remove(&(before, index));
             by_fullness.insert((after, index));
         }
-        let of = (job.stack.clone(), job.node.clone(), job.tag.clone());
-        let copies = self.copies.entry(of).or_default();
+        let of_stack = self.copies.entry(job.stack.clone()).or_default();
+        let copies = of_stack.entry((job.node.clone(), job.tag.clone()));
+        let copies = copies.or_default();
         *copies.entry(index).or_insert(0) += 1;
         self.refresh(index, job, node);
     }
@@ -190,11 +191,11 @@ impl<'a> Fleet<'a> {
     /// What is known of a job's node, host by host.
     pub(super) fn known(&self, job: &JobKey, image: Option<&ImageRef>) -> Known<'_> {
         let node = (job.stack.clone(), job.node.clone());
-        let failures = self.failures.get(&node);
-        let (stack, node) = node;
+        let of_stack = self.copies.get(&job.stack);
+        let at_tag = || (job.node.clone(), job.tag.clone());
         Known {
-            copies: self.copies.get(&(stack, node, job.tag.clone())),
-            failures,
+            copies: of_stack.and_then(|copies| copies.get(&at_tag())),
+            failures: self.failures.get(&node),
             image: image.and_then(|image| self.images.get(image)),
         }
     }

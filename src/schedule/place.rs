@@ -211,17 +211,21 @@ impl<'a> Fleet<'a> {
         };
         let host = self.sites[*best].name.clone();
         let ranked = ranked.into_iter().take(most.max(1));
-        let mut told: BTreeMap<Index, Ruling> = ranked
+        let mut told: Vec<(Index, Ruling)> = ranked
             .map(|(standing, index)| (index, Ruling::Fits(standing)))
             .collect();
-        let known = self.known(candidate.job, candidate.image);
-        for (index, site) in self.sites.iter().enumerate() {
-            if told.len() >= most {
-                break;
-            }
-            let ruling = || judge(site, index, &known, candidate, node);
-            told.entry(index).or_insert_with(ruling);
+        if told.len() < most {
+            let known = self.known(candidate.job, candidate.image);
+            let fit: BTreeSet<Index> = told.iter().map(|(index, _)| *index).collect();
+            let others = self.sites.iter().enumerate();
+            let others = others.filter(|(index, _)| !fit.contains(index));
+            let left = most - told.len();
+            told.extend(others.take(left).map(|(index, site)| {
+                let ruling = judge(site, index, &known, candidate, node);
+                (index, ruling)
+            }));
         }
+        told.sort_unstable_by_key(|(index, _)| *index);
         Choice::Host(host, self.verdicts(told.into_iter()))
     }
 
