@@ -12,6 +12,7 @@ pub mod status;
 mod streams;
 mod text;
 mod verdicts;
+mod why;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,6 +11,7 @@ use super::error::{Answer, ApiError, stack};
 use super::status::status;
 use super::text::public_url;
 use super::{Shared, hosts, verdicts};
+use crate::model::dump::Dump;
 use crate::model::history::{EventRecord, RunRecord};
 use crate::model::job::JobKey;
 use crate::model::names::{NodeName, StackName, Tag};
@@ -219,6 +220,11 @@ fn decided(events: &[(StackName, EventRecord)], job: &JobKey) -> Option<Vec<Verd
         .into_iter()
         .find(|start| start.job == *job)
         .map(|start| start.verdicts.clone())
+}
+
+/// The world, for who wants to try things out on it.
+pub(crate) async fn dump(State(shared): App) -> Answer<Json<Dump>> {
+    Ok(Json(Dump::of(shared.state.world().await?)))
 }
 
 /// Build records.

@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use super::{Shared, change, guard, hosts, read, streams};
+use super::{Shared, change, guard, hosts, read, streams, why};
 
 /// One route.
 #[derive(Debug, Clone, Copy)]
@@ -105,6 +105,12 @@ pub const ROUTES: &[Route] = &[
         "where a node's jobs run or would run, with a verdict per host",
         || get(read::allocate),
     ),
+    quick(
+        "GET",
+        "/v1/why/{stack}/{node}",
+        "why NODE's or NODE.SLOT's jobs are where they are, or nowhere; ?not=HOST",
+        || get(why::why),
+    ),
     quick("GET", "/v1/status", "how all stacks are", || {
         get(read::status_of_all)
     }),
@@ -156,6 +162,12 @@ pub const ROUTES: &[Route] = &[
         "/v1/history/{stack}",
         "how a stack's runs ended, newest first",
         || get(read::history),
+    ),
+    quick(
+        "GET",
+        "/v1/debug/dump",
+        "the world that the planner reads, for `viking sim`",
+        || get(read::dump),
     ),
     quick(
         "GET",

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::error::{Answer, ApiError, stack};
+use super::error::{Answer, ApiError, node_and_slot, stack};
 use super::{ApiState, Shared};
 use crate::docker::{self, LogQuery};
 use crate::model::job::{Assignment, StateRecord};
@@ -68,16 +68,7 @@ pub(crate) async fn logs_of_node(
     Path((name, node)): Path<(StackName, String)>,
     Query(query): Query<LogsQuery>,
 ) -> Answer<Response> {
-    let hint = "name jobs as stack/node or stack/node.slot";
-    let (node, slot) = match node.rsplit_once('.') {
-        Some((node, slot)) => {
-            let slot = slot.parse::<u32>();
-            let slot = slot.map_err(|error| ApiError::bad(format!("the slot: {error}"), hint))?;
-            (node.to_owned(), Some(slot))
-        }
-        None => (node, None),
-    };
-    let node = NodeName::parse(&node).map_err(|error| ApiError::bad(error.to_string(), hint))?;
+    let (node, slot) = node_and_slot(&node)?;
     let wanted = Wanted {
         stack: name,
         node: Some(node),

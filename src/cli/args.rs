@@ -96,6 +96,10 @@ pub enum Command {
     },
     /// List images and the releases that use them
     Images,
+    /// Say why jobs are where they are, or nowhere: what the rules said of each host
+    Why(WhyArgs),
+    /// Try out what would be done: in a world that is written down, or in one that is not here
+    Sim(Box<SimArgs>),
     /// Print what jobs print
     Logs(LogsArgs),
     /// List what happened, newest last
@@ -200,6 +204,8 @@ pub struct DrainArgs {
 pub enum Debug {
     /// Print every key of the store, a tab, its value; secrets are left out
     Keys,
+    /// Print the world that the planner reads, for `viking sim --state`; the `env` of processes is in it
+    Dump,
 }
 
 /// What can be done with settings.
@@ -459,6 +465,56 @@ pub struct LogsArgs {
     /// Lines of each job to start with
     #[arg(long, short = 'n', default_value_t = 100, value_name = "N")]
     pub tail: usize,
+}
+
+/// Arguments of `why`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  viking why shop/web             all copies of a node
+  viking why shop/web.1           one of them
+  viking why shop/web.1 --not h3  why it is not on that host
+
+What is shown of a job that has a host is what was said when it was placed, from the events; with
+`-o wide` of each host that was looked at. Of one that has none, it is what the rules say now.")]
+pub struct WhyArgs {
+    /// stack/node or stack/node.slot
+    #[arg(value_name = "STACK/NODE[.SLOT]")]
+    pub what: String,
+    /// Say why it is not on this host
+    #[arg(long, value_name = "HOST")]
+    pub not: Option<HostName>,
+}
+
+/// Arguments of `sim`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  viking sim --world world.yml                 what the planner makes of a world written by hand
+  viking debug dump > dump.json                what a cluster looks like now
+  viking sim --state dump.json --lose h3       what would move without a host
+  viking sim --state dump.json --add h9:cpu=4,memory=8G,tags=ssd
+
+Nothing is asked and nothing is changed; no host need run. The form of worlds is described in
+docs/worlds.md. Printed is what would change, with `-o wide` what stays and what the rules said
+of hosts as well, with `-o json` all of it (viking.plan/v1). With --lose and --add it is told first what
+would change without them, if anything.")]
+pub struct SimArgs {
+    /// A world in YAML, written by hand
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "state",
+        conflicts_with = "state"
+    )]
+    pub world: Option<PathBuf>,
+    /// A world that `viking debug dump` wrote
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Without this host; again for more
+    #[arg(long, value_name = "HOST")]
+    pub lose: Vec<HostName>,
+    /// With this host besides: cpu in cores, memory such as 8G, tags with + between them; again for more
+    #[arg(long, value_name = "HOST[:cpu=N,memory=SIZE,tags=TAG+TAG]")]
+    pub add: Vec<String>,
 }
 
 /// A stack, if wanted.

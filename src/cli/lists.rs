@@ -5,9 +5,10 @@ use serde::de::DeserializeOwned;
 
 use super::Context;
 use super::args::Output;
-use super::failure::Outcome;
+use super::failure::{Failure, Outcome};
 use super::output::{Columns, out};
 use super::show;
+use crate::model::dump::Dump;
 use crate::model::history::{RunEnd, RunRecord};
 use crate::model::names::StackName;
 use crate::model::wire::{EventRow, ImageRow, KeyRow, List, StackRow, rfc3339};
@@ -165,6 +166,14 @@ pub(crate) async fn keys(context: &Context) -> Outcome {
             out(&keys.items.iter().map(line).collect::<String>())?;
         }
     }
+    Ok(0)
+}
+
+/// The world that the planner reads, always as JSON: it is for `viking sim`.
+pub(crate) async fn dump(context: &Context) -> Outcome {
+    let dump: Dump = context.client.get("/v1/debug/dump").await?;
+    let text = serde_json::to_string(&dump).map_err(|error| Failure::new(error, ""))?;
+    out(&(text + "\n"))?;
     Ok(0)
 }
 

@@ -40,14 +40,14 @@ fn print(context: &Context, row: &LogRow) -> Result<(), Failure> {
 
 /// `stack`, `stack/node` or `stack/node.slot`.
 #[derive(Debug, PartialEq, Eq)]
-struct Wanted {
-    stack: StackName,
-    node: Option<NodeName>,
+pub(super) struct Wanted {
+    pub(super) stack: StackName,
+    pub(super) node: Option<NodeName>,
     slot: Option<u32>,
 }
 
 impl Wanted {
-    fn parse(text: &str) -> Result<Self, Failure> {
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
         let hint = "name jobs as stack, stack/node or stack/node.slot";
         let wrong = |why: &dyn std::fmt::Display| Failure::usage(why, hint);
         let (stack, rest) = match text.split_once('/') {
@@ -72,7 +72,7 @@ impl Wanted {
         })
     }
 
-    fn path(&self) -> String {
+    pub(super) fn path(&self) -> String {
         let stack = &self.stack;
         match (&self.node, self.slot) {
             (Some(node), Some(slot)) => format!("{stack}/{node}.{slot}"),

@@ -14,11 +14,13 @@ mod lists;
 mod logs;
 pub mod output;
 pub mod show;
+mod sim;
 mod sources;
 mod status;
 mod store;
 mod up;
 mod view;
+mod why;
 
 use args::{Cli, Command};
 use client::Client;
@@ -67,6 +69,8 @@ pub async fn run(cli: Cli, layers: Layers) -> Outcome {
         Command::Images => lists::images(&context).await,
         Command::Events(args) => lists::events(&context, args.stack.as_ref()).await,
         Command::History(args) => lists::history(&context, &args.stack).await,
+        Command::Why(args) => why::why(&context, &args).await,
+        Command::Sim(args) => sim::sim(&context, &args),
         Command::Logs(args) => logs::logs(&context, &args).await,
         Command::Config { what } => match what {
             args::Config::Check(args) => check::check(&context, &args.host),
@@ -74,8 +78,9 @@ pub async fn run(cli: Cli, layers: Layers) -> Outcome {
             args::Config::Unit => out(UNIT).map(|()| 0),
         },
         Command::Store { what } => store::store(&context, &what).await,
-        Command::Debug {
-            what: args::Debug::Keys,
-        } => lists::keys(&context).await,
+        Command::Debug { what } => match what {
+            args::Debug::Keys => lists::keys(&context).await,
+            args::Debug::Dump => lists::dump(&context).await,
+        },
     }
 }

@@ -20,6 +20,9 @@ pub struct Start {
     pub run: RunId,
     /// Its host.
     pub host: HostName,
+    /// Revision of the store that it was decided on.
+    #[serde(default)]
+    pub revision: i64,
     /// What the rules said of it, of the hosts that came next, and of some that did not fit.
     pub verdicts: Vec<Verdict>,
     /// Placed beside the copy that answers, which goes on until this one is healthy.

@@ -147,6 +147,35 @@ impl Standing {
     }
 }
 
+impl Standing {
+    /// Why this one comes before another one that fits, in words: the first thing that differs.
+    #[must_use]
+    pub fn before(&self, other: &Self) -> String {
+        let count = |what: &str, here: u32, there: u32| format!("{what} ({here}, there {there})");
+        if self.failures != other.failures {
+            return count("fewer failures of it", self.failures, other.failures);
+        }
+        if self.copies != other.copies {
+            return count("fewer copies of it", self.copies, other.copies);
+        }
+        if self.preferred != other.preferred {
+            return count("more of the tags it likes", self.preferred, other.preferred);
+        }
+        if self.reserved_ppm != other.reserved_ppm {
+            let percent = |ppm: u64| format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100);
+            let (here, there) = (percent(self.reserved_ppm), percent(other.reserved_ppm));
+            return format!("less is reserved ({here}, there {there})");
+        }
+        if self.jobs != other.jobs {
+            return count("fewer jobs", self.jobs, other.jobs);
+        }
+        if self.image != other.image {
+            return "its image is there already".to_owned();
+        }
+        "its name comes first, all else being equal".to_owned()
+    }
+}
+
 impl Ord for Standing {
     fn cmp(&self, other: &Self) -> Ordering {
         self.order().cmp(&other.order())

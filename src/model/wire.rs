@@ -10,7 +10,7 @@ use super::history::EventRecord;
 use super::host::{Capacity, EngineState, Readiness};
 use super::job::JobKey;
 use super::names::{HostName, ImageName, NodeName, StackName, Tag};
-use super::release::{Commit, ImageRecord, Phase};
+use super::release::{Commit, ImageRecord, Phase, RunId};
 use super::status::{StackStatus, StagedStatus};
 use super::verdict::{Ruling, Verdict};
 
@@ -289,6 +289,64 @@ pub struct AllocatedJob {
     pub decided: bool,
     /// What the rules said of every host when it was placed, or say now of a job that is not.
     pub verdicts: Vec<VerdictRow>,
+}
+
+/// Answer of `/v1/why`: `viking.why/v1`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyReport {
+    /// Schema.
+    pub schema: String,
+    /// One per job, in their order.
+    pub jobs: Vec<WhyJob>,
+}
+
+/// Why one job is where it is, or nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyJob {
+    /// The job.
+    pub job: JobKey,
+    /// Which release wants it: `live`, `staged` or `retiring`.
+    pub role: String,
+    /// `placed`, `waiting`, `blocked`, `starting` when it is about to be placed, `gone` when it has
+    /// ended, `frozen` when something of its stack cannot be read.
+    pub state: String,
+    /// Its host, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
+    /// Why, in a sentence.
+    pub because: String,
+    /// The decision on record that put it there; without one the verdicts are of now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided: Option<Decided>,
+    /// What the rules said, or say, of hosts: of all of them now, of some then.
+    pub verdicts: Vec<VerdictRow>,
+    /// The host that was asked about, and why it is not that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not: Option<WhyNot>,
+}
+
+/// When a job was placed, and on what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// The same, for people.
+    pub at: String,
+    /// The run it was placed for.
+    pub run: RunId,
+    /// Revision of the store that it was decided on.
+    pub revision: i64,
+}
+
+/// Why a job is not on some host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyNot {
+    /// The host.
+    pub host: HostName,
+    /// Why, in a sentence.
+    pub because: String,
+    /// Whether that was said with the decision; else it is what the rules say now.
+    pub decided: bool,
 }
 
 /// What the rules said of one host, in words and in numbers.

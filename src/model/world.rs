@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::dump::pairs;
 use super::host::{HostRecord, Member};
 use super::job::{Assignment, CounterRecord, JobKey, Seat, StateRecord};
 use super::names::{HostName, NodeName, StackName, Tag, VolumeName};
@@ -12,7 +13,7 @@ use super::release::{Pointer, Release, ReleaseNode, Source};
 use super::spec::ContainerSpec;
 
 /// One stack's part of the world.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StackWorld {
     /// Where it comes from; absent once `viking remove` took it away (and always for `core`).
     pub source: Option<Source>,
@@ -23,6 +24,7 @@ pub struct StackWorld {
     /// Releases on record.
     pub releases: BTreeMap<Tag, Release>,
     /// Specs on record.
+    #[serde(with = "pairs")]
     pub procs: BTreeMap<(NodeName, Tag), ContainerSpec>,
 }
 
@@ -85,7 +87,7 @@ pub struct Pin {
 }
 
 /// Everything, at one revision.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct World {
     /// Unix milliseconds.
     pub now_ms: u64,
@@ -103,14 +105,19 @@ pub struct World {
     /// Not on record; the leader judges it by its own clock.
     pub lost: BTreeSet<HostName>,
     /// Placements, by job then host: two hosts while a job moves.
+    #[serde(with = "pairs")]
     pub assignments: BTreeMap<(JobKey, HostName), Assignment>,
     /// Who answers for a job.
+    #[serde(with = "pairs")]
     pub run: BTreeMap<JobKey, HostName>,
     /// Pins.
+    #[serde(with = "pairs")]
     pub fixed: BTreeMap<PinKey, Pin>,
     /// What hosts saw.
+    #[serde(with = "pairs")]
     pub states: BTreeMap<(HostName, JobKey), StateRecord>,
     /// Failures in a row.
+    #[serde(with = "pairs")]
     pub counters: BTreeMap<(HostName, JobKey), CounterRecord>,
     /// Keys that cannot be read, with the reason: what they name is left alone.
     pub frozen: BTreeMap<String, String>,

@@ -415,6 +415,7 @@ impl<'a> Planner<'a> {
             job: wanted.job.clone(),
             run: self.run_of(&wanted.job),
             host,
+            revision: self.world.revision,
             verdicts,
             beside,
         });

@@ -6,7 +6,8 @@
 //! `relocate` → which jobs must leave theirs · `retire` → which may end · `pins` → where data is ·
 //! `fleet` → how full the hosts are · `place` → which host · `dowding` → the plan ·
 //! `check` → invariants of a plan · `rollout` → the pointer's next step · `fetch` → what must be
-//! there before it · `dispatch` and `roll` → the loops · `sweep` → what nobody can need any more.
+//! there before it · `dispatch` and `roll` → the loops · `sweep` → what nobody can need any more ·
+//! `why` → what is told of a decision · `script` and `sim` → worlds as text, and what would become of them.
 
 pub mod check;
 pub mod compose;
@@ -25,6 +26,8 @@ pub mod retire;
 pub mod roll;
 pub mod rollout;
 pub mod script;
+pub mod sim;
 pub mod squeeze;
 pub mod sweep;
 pub mod wanted;
+pub mod why;

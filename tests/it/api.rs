@@ -307,6 +307,13 @@ async fn the_routes_of_0_5_3_tell_what_they_told() {
     let allocation = json(format!("/v1/allocate/shop/{TAG}/web")).await;
     assert_eq!(allocation["jobs"][0]["host"], "host-a");
     assert_eq!(allocation["jobs"][0]["verdicts"][0]["host"], "host-a");
+    let why = json("/v1/why/shop/web.0?not=host-a".into()).await;
+    assert_eq!(why["schema"], "viking.why/v1");
+    assert_eq!(why["jobs"][0]["not"]["because"], "it is on that host");
+    let dump = json("/v1/debug/dump".into()).await;
+    assert_eq!(dump["schema"], "viking.dump/v1");
+    let dump: viking::model::dump::Dump = serde_json::from_value(dump).unwrap();
+    assert_eq!(dump.world.members.len(), 1);
     let info = json("/v1/info".into()).await;
     assert_eq!(info["routes"].as_array().unwrap().len(), ROUTES.len());
     assert_eq!(info["stacks"][0]["health"], "healthy");
@@ -325,6 +332,9 @@ async fn unknown_names_are_404_with_a_hint() {
         "/v1/logs/shop/nosuch",
         "/v1/nodes/shop/bbbbbbbbbbbb",
         "/v1/allocate/shop/a1b2c3d4e5f6/nosuch",
+        "/v1/why/shop/nosuch",
+        "/v1/why/shop/web.7",
+        "/v1/why/shop/web?not=nosuch",
         "/v1/nosuch",
         "/",
     ] {

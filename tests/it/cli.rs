@@ -56,6 +56,9 @@ async fn wrong_usage_ends_with_64() {
         &["status", "Not A Name"],
         &["logs", "shop/web.x"],
         &["remove", "shop"],
+        &["why", "shop"],
+        &["sim"],
+        &["sim", "--world", "a", "--state", "b"],
         &["remove", "shop", "--confirm", "shpo"],
         &["add", "/nonexistent/repository"],
         &["host", "--api", "0.0.0.0:1"],
@@ -219,4 +222,100 @@ async fn up_ends_with_1_and_the_log_when_the_commit_failed() {
     let expected = "shop a1b2c3d4e5f6 \"Add search\" failed at build: RUN make exited with 2";
     assert!(said.contains(expected), "{said}");
     assert!(said.contains("    make: no rule"), "{said}");
+}
+
+/// What follows a line of the documentation up to the end of its block.
+fn documented<'a>(page: &'a str, command: &str) -> &'a str {
+    let (_, rest) = page.split_once(command).expect("the command is there");
+    rest.trim_start().split("```").next().unwrap()
+}
+
+#[tokio::test]
+async fn worlds_are_planned_as_the_documentation_says() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/worlds.md")).unwrap();
+    let file = root.join("examples/worlds/lost-host.yml");
+    let file = file.to_str().unwrap();
+    let output = viking(&nobody(), &["sim", "--world", file]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let told = documented(&page, "$ viking sim --world examples/worlds/lost-host.yml");
+    assert_eq!(text(&output.stdout), told);
+    let output = viking(&nobody(), &["sim", "--world", file, "-o", "json"]).await;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["schema"], "viking.plan/v1");
+    assert_eq!(answer["plans"][0]["start"][0]["host"], "beta");
+}
+
+/// The reader of worlds names what it knows when it meets what it does not.
+#[test]
+fn every_key_of_a_world_is_documented() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/worlds.md")).unwrap();
+    for world in [
+        "nosuch: 1",
+        "hosts: {a: {nosuch: 1}}",
+        "stacks: {a: {nosuch: 1}}",
+        "stacks: {a: {releases: {a1: {web: {nosuch: 1}}}}}",
+        "jobs: [{nosuch: 1}]",
+    ] {
+        let error = viking::schedule::script::world(world).unwrap_err();
+        let known = error
+            .lines()
+            .next()
+            .and_then(|line| line.split("expected one of ").nth(1));
+        let known: Vec<_> = known.unwrap_or_default().split(", ").collect();
+        assert!(known.len() > 3, "{error}");
+        for key in known {
+            assert!(page.contains(&format!("`{key}`")), "{key} of {world}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dumped_world_can_be_tried_out_without_a_host() {
+    let scene = Scene::start().await;
+    let dump = viking(&scene.address, &["debug", "dump"]).await;
+    assert_eq!(dump.status.code(), Some(0), "{}", text(&dump.stderr));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dump.json");
+    std::fs::write(&file, &dump.stdout).unwrap();
+    let file = file.to_str().unwrap();
+    let output = viking(&nobody(), &["sim", "--state", file, "--lose", "host-a"]).await;
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("blocked shop/a1b2c3d4e5f6/web/0: host-a is lost"),
+        "{said}"
+    );
+    for wrong in [
+        &["--lose", "nosuch"][..],
+        &["--add", "host-a"],
+        &["--add", "host-b:cores=4"],
+        &["--add", "host-b:cpu=many"],
+    ] {
+        let args = [&["sim", "--state", file], wrong].concat();
+        let output = viking(&nobody(), &args).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{wrong:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn what_would_move_is_told_step_by_step() {
+    let text_of = "hosts: {alpha: {}, beta: {}}\nstacks:\n  shop:\n    live: a1\n    \
+        releases: {a1: {db: {filter: [ssd]}, web: {link: [db]}}}\n";
+    let world = viking::schedule::script::world(text_of).unwrap();
+    let dump = viking::model::dump::Dump::of(world);
+    let json = serde_json::to_vec(&dump).unwrap();
+    let back: viking::model::dump::Dump = serde_json::from_slice(&json).unwrap();
+    assert_eq!(back, dump, "nothing is lost on the way");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dump.json");
+    std::fs::write(&file, &json).unwrap();
+    let add = "gamma:cpu=4,memory=8G,tags=ssd+gpu";
+    let args = ["sim", "--state", file.to_str().unwrap(), "--add", add];
+    let output = viking(&nobody(), &args).await;
+    assert_eq!(
+        text(&output.stdout),
+        "step 1\nstart   shop/a1/db/0 on gamma\nstep 2\nstart   shop/a1/web/0 on alpha\n"
+    );
 }

@@ -2,7 +2,7 @@
 //! are compared with stored ones. A found bug first becomes a file there.
 
 use viking::model::world::World;
-use viking::schedule::{check, dowding, rollout, script, squeeze};
+use viking::schedule::{check, dowding, rollout, script, sim, squeeze};
 
 fn steps(world: &World) -> String {
     let step = |name| rollout::step(world, name).map(|step| (name, step));
@@ -112,8 +112,7 @@ mod properties {
     use super::*;
     use proptest::prelude::*;
     use viking::model::host::Readiness;
-    use viking::model::job::{Assignment, Instance, JobKey, JobState, StateRecord};
-    use viking::model::plan::Plan;
+    use viking::model::job::JobKey;
     use viking::schedule::relocate;
     use viking::schedule::wanted::Role;
 
@@ -216,43 +215,6 @@ mod properties {
         world
     }
 
-    /// What the store would hold after the plan's writes.
-    fn apply(world: &mut World, plan: &Plan) {
-        for stop in &plan.stop {
-            let job = &stop.placement.job;
-            world
-                .assignments
-                .remove(&(job.clone(), stop.placement.host.clone()));
-            if world.run.get(job) == Some(&stop.placement.host) {
-                world.run.remove(job);
-            }
-        }
-        for start in &plan.start {
-            let instance =
-                Instance(i64::try_from(world.assignments.len()).expect("few assignments") + 1000);
-            let job = start.job.clone();
-            let host = start.host.clone();
-            let placed = Assignment {
-                job: job.clone(),
-                host: host.clone(),
-                instance,
-                container: None,
-            };
-            world
-                .assignments
-                .insert((job.clone(), host.clone()), placed);
-            if !start.beside {
-                world.run.insert(job, host);
-            }
-        }
-        for flip in &plan.flip {
-            world.run.insert(flip.job.clone(), flip.to.clone());
-        }
-        for (key, pin) in plan.pins.values() {
-            world.fixed.insert(key.clone(), pin.clone());
-        }
-    }
-
     /// Every host has what it was asked to fetch.
     fn all_fetched(world: &mut World) {
         let pointers = world.stacks.values().map(|stack| &stack.pointer);
@@ -267,41 +229,6 @@ mod properties {
         }
     }
 
-    /// Every placed job becomes healthy, as with a commit that works.
-    fn all_healthy(world: &mut World) {
-        world.counters.clear();
-        let assigned = world.assignments.clone();
-        world
-            .states
-            .retain(|(host, job), _| assigned.contains_key(&(job.clone(), host.clone())));
-        let placed: Vec<_> = world.assignments.values().cloned().collect();
-        for Assignment {
-            job,
-            host,
-            instance,
-            ..
-        } in placed
-        {
-            let known = world.states.get(&(host.clone(), job.clone()));
-            if known.is_some_and(|s| s.instance == instance && s.state == JobState::Healthy) {
-                continue;
-            }
-            let state = StateRecord {
-                v: 1,
-                instance,
-                state: JobState::Healthy,
-                since_ms: world.now_ms,
-                container: None,
-                address: None,
-                published: Vec::new(),
-                reason: String::new(),
-                log_tail: Vec::new(),
-                drift: Vec::new(),
-            };
-            world.states.insert((host, job), state);
-        }
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -311,12 +238,12 @@ mod properties {
             let plan = dowding::plan(&world);
             prop_assert_eq!(check::plan(&world, &plan), Vec::<check::Complaint>::new());
             prop_assert_eq!(&plan, &dowding::plan(&world));
-            apply(&mut world, &plan);
+            sim::carry_out(&mut world, &plan);
             let mut again = dowding::plan(&world);
             if !plan.flip.is_empty() {
                 // The copy that no longer answers may end, and what links to the one that does has waited for it.
                 prop_assert!(again.flip.is_empty(), "{}", script::plan_text(&again));
-                apply(&mut world, &again);
+                sim::carry_out(&mut world, &again);
                 again = dowding::plan(&world);
             }
             prop_assert!(again.is_empty(), "{}", script::plan_text(&again));
@@ -334,12 +261,12 @@ mod properties {
                 let before: Vec<_> = world.run.keys().filter(|job| serving(&world, job)).cloned().collect();
                 let plan = dowding::plan(&world);
                 prop_assert_eq!(check::plan(&world, &plan), Vec::<check::Complaint>::new());
-                apply(&mut world, &plan);
+                sim::carry_out(&mut world, &plan);
                 let wanted = viking::schedule::wanted::wanted(&name, &world.stacks[&name]);
                 for job in wanted.iter().filter(|w| w.role != Role::Retiring).map(|w| &w.job) {
                     prop_assert!(!before.contains(job) || serving(&world, job), "{job}\n{}", script::plan_text(&plan));
                 }
-                all_healthy(&mut world);
+                sim::settle(&mut world);
                 world.now_ms += 1_000;
             }
             let plan = dowding::plan(&world);
@@ -370,8 +297,8 @@ mod properties {
             for _ in 0..100 {
                 let plan = dowding::plan(&world);
                 prop_assert_eq!(check::plan(&world, &plan), Vec::<check::Complaint>::new());
-                apply(&mut world, &plan);
-                all_healthy(&mut world);
+                sim::carry_out(&mut world, &plan);
+                sim::settle(&mut world);
                 all_fetched(&mut world);
                 world.now_ms += 1_000;
                 if let Some(step) = rollout::step(&world, &name) {

@@ -122,6 +122,7 @@ fn start(job: JobKey, on: &str) -> Start {
         job,
         run: RunId("r1".into()),
         host: host(on),
+        revision: 0,
         verdicts: vec![],
         beside: false,
     }
