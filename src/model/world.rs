@@ -133,7 +133,8 @@ impl World {
         self.assignments.get(&(job.clone(), host.clone()))
     }
 
-    /// The node record that describes a placed job: of any release the pointer names, live first.
+    /// The node record that describes a placed job: of the releases the pointer names, live first,
+    /// else of any on record.
     #[must_use]
     pub fn node(&self, job: &JobKey) -> Option<&ReleaseNode> {
         let stack = self.stacks.get(&job.stack)?;
@@ -141,6 +142,7 @@ impl World {
         let mut nodes = named
             .into_iter()
             .flatten()
+            .chain(stack.releases.values())
             .filter_map(|release| release.nodes.get(&job.node));
         nodes.find(|node| node.tag == job.tag)
     }

@@ -9,6 +9,7 @@ mod docker;
 mod e2e;
 mod install;
 mod layering;
+mod placement;
 mod plans;
 mod rig;
 mod status;

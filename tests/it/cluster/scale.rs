@@ -71,6 +71,19 @@ async fn an_idle_cluster_leaves_etcd_alone_and_a_change_wakes_whom_it_concerns()
     for n in 0..HOSTS {
         cluster.start_candidate(n);
     }
+    // All of them list everything as they begin: nothing else gets through meanwhile.
+    let all_here = async {
+        loop {
+            let world = cluster.clear.world(viking::clock::now_ms()).await;
+            if world.is_ok_and(|world| world.hosts.len() == HOSTS) {
+                break;
+            }
+            tokio::time::sleep(s(1)).await;
+        }
+    };
+    tokio::time::timeout(s(300), all_here)
+        .await
+        .expect("all hosts are seen");
     let stop = CancellationToken::new();
     let _asks = start_ambassadors(&cluster, &stop);
     for n in 0..STACKS {
