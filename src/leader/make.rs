@@ -23,7 +23,7 @@ use crate::model::spec::ImageRef;
 use crate::model::tree::Tree;
 use crate::model::vikingfile::{ImageText, VikingFile};
 use crate::model::world::{StackWorld, World};
-use crate::schedule::compose::{Procs, next_tag};
+use crate::schedule::compose::{Procs, free_tag};
 use crate::schedule::replicate;
 
 /// How long a build waits for the registry before it says so and tries again.
@@ -165,9 +165,7 @@ impl<'a> Draft<'a> {
                 watch,
             };
         }
-        let tag = next_tag(&commit.id, |tag| {
-            stack.releases.contains_key(tag) || stack.pointer.named().any(|named| named == tag)
-        });
+        let tag = free_tag(stack, &commit.id);
         let run = RunId::new(began_ms, fastrand::u16(..));
         Self {
             follower,
