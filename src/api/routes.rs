@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use super::{Shared, change, guard, hosts, read, streams};
+use super::{Shared, change, guard, hosts, operate, read, streams};
 
 /// One route.
 #[derive(Debug, Clone, Copy)]
@@ -177,6 +177,18 @@ pub const ROUTES: &[Route] = &[
         "/v1/stack/{stack}/sync",
         "looks at the repository now; {pull}",
         || post(change::sync),
+    ),
+    quick(
+        "POST",
+        "/v1/stack/{stack}/suspend",
+        "looks at the repository no longer; what runs is kept",
+        || post(operate::suspend),
+    ),
+    quick(
+        "POST",
+        "/v1/stack/{stack}/resume",
+        "follows the repository again",
+        || post(operate::resume),
     ),
     stream(quick(
         "GET",

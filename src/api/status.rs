@@ -44,7 +44,10 @@ fn stack_status(
     stack: &StackWorld,
 ) -> StackStatus {
     let views = jobs::nodes(world, unplaced, name, stack);
-    let (mut staged, next) = under_way(stack);
+    let (mut staged, mut next) = under_way(stack);
+    for waits in staged.iter_mut().chain(&mut next) {
+        wait_while_suspended(stack, waits);
+    }
     if let Some(staged) = staged.as_mut().filter(|staged| staged.reason.is_empty()) {
         staged.reason = held_up(world, name, stack, &views).unwrap_or_default();
     }
@@ -57,7 +60,7 @@ fn stack_status(
     let health = if frozen {
         HealthWord::Degraded
     } else {
-        health(stack, &views)
+        or_suspended(stack, health(stack, &views))
     };
     let pending = pending(stack, &views);
     let reason = reason(world, name, stack, &views, staged.as_ref());
@@ -228,6 +231,23 @@ fn health(stack: &StackWorld, views: &[NodeView]) -> HealthWord {
     }
 }
 
+/// What works or is on its way to is called suspended; what does not is called by its trouble.
+fn or_suspended(stack: &StackWorld, health: HealthWord) -> HealthWord {
+    let calm = matches!(health, HealthWord::Healthy | HealthWord::Progressing);
+    match stack.suspended_ms().filter(|_| calm) {
+        Some(_) => HealthWord::Suspended,
+        None => health,
+    }
+}
+
+/// A commit that was taken up before its stack was suspended is built to its end and not staged.
+fn wait_while_suspended(stack: &StackWorld, waits: &mut StagedStatus) {
+    let building = waits.phase == Phase::Building && waits.reason.is_empty();
+    if building && stack.suspended_ms().is_some() {
+        waits.reason = "it waits until its stack is resumed".to_owned();
+    }
+}
+
 /// Jobs not yet as wanted, placements to go, services that wait, and the step from one release to
 /// the next.
 fn pending(stack: &StackWorld, views: &[NodeView]) -> usize {
@@ -258,6 +278,7 @@ fn reason(
         })
         .or_else(|| job_reason(name, role, views, Grade::Blocked))
         .or_else(|| job_reason(name, role, views, Grade::Failing))
+        .or_else(|| suspended_reason(name, stack))
         .or_else(|| staged.map(staged_reason))
         .or_else(|| source_reason(stack))
         .or_else(|| job_reason(name, role, views, Grade::Underway))
@@ -311,6 +332,14 @@ fn staged_reason(staged: &StagedStatus) -> String {
         (phase, true) => format!("{tag} is {phase}"),
         (phase, false) => format!("{tag} is {phase}: {}", staged.reason),
     }
+}
+
+fn suspended_reason(name: &StackName, stack: &StackWorld) -> Option<String> {
+    let since = rfc3339(stack.suspended_ms()?);
+    Some(format!(
+        "suspended since {since}: its repository is not looked at, nothing new is brought up; \
+         `viking resume {name}` ends that"
+    ))
 }
 
 fn source_reason(stack: &StackWorld) -> Option<String> {

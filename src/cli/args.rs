@@ -104,6 +104,14 @@ pub enum Command {
     History(NamedStack),
     /// Look at the repository now
     Sync(SyncArgs),
+    /// Bring up nothing new of a stack for a while; what runs is kept running
+    #[command(after_help = "\
+Its repository is not looked at and no commit is staged; what is on its way comes to its end. What
+runs is kept healthy, moved and repaired.
+`viking resume STACK` ends it.")]
+    Suspend(NamedStack),
+    /// Follow a suspended stack's repository again, and look at once
+    Resume(NamedStack),
     /// Look at the settings of this machine's host
     Config {
         /// What to do.

@@ -107,6 +107,11 @@ impl Follower {
         if stack.pointer.removing {
             return Ok(Next::OnChange);
         }
+        if stack.suspended_ms().is_some() {
+            // What is asked for waits; once it is followed again, it is looked at at once.
+            memory.next_poll = Instant::now();
+            return Ok(Next::OnChange);
+        }
         let asked = self.requests().await?;
         let pull = asked.iter().any(|(_, kind)| kind == "pull");
         if memory.head.is_none() {

@@ -35,6 +35,9 @@ impl Follower {
             memory.made = None;
             return Ok(Next::OnChange);
         }
+        if on_record.is_some_and(|stack| stack.suspended_ms().is_some()) {
+            return Ok(Next::OnChange);
+        }
         let mut extra = Vec::new();
         match rollout::room(&world, &self.stack, &made.commit) {
             Room::Free => {}

@@ -13,6 +13,7 @@ pub mod progress;
 pub mod registry;
 pub mod release;
 pub mod resolve;
+pub mod source;
 pub mod spec;
 pub mod status;
 pub mod trash;

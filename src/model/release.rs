@@ -11,6 +11,8 @@ use super::job::JobKey;
 use super::names::{ImageName, NodeName, StackName, Tag};
 use super::spec::{ContainerSpec, ImageRef, LinkTarget, StopPolicy};
 
+pub use super::source::{Source, SourceState};
+
 /// A commit, as people want to see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
@@ -332,21 +334,6 @@ pub struct Building {
     pub reason: String,
 }
 
-/// How the stack's source is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceState {
-    /// `ok`, `missing` (branch gone), `rewritten`, `unreachable`, `denied`, `bad`, `disk` (our own).
-    pub state: String,
-    /// Why, in words.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    /// The newest commit seen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seen: Option<Commit>,
-    /// Since when, Unix milliseconds.
-    pub since_ms: u64,
-}
-
 /// One slot of an exclusive node whose hand-over has begun: the live copy stands still.
 pub type Cut = (NodeName, u32);
 
@@ -463,21 +450,4 @@ impl Pointer {
         self.quarantine = None;
         self.quarantined.clear();
     }
-}
-
-/// Value of `/stack/<stack>`: where it comes from. Written by people through the API.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
-    /// Version of this record.
-    pub v: u32,
-    /// Remote: https, ssh, file or a path. Never holds a password.
-    pub url: String,
-    /// Branch; the remote's HEAD when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub branch: Option<String>,
-    /// Folder in the repository that holds `viking.yml`; empty for its root.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub path: String,
-    /// Milliseconds between two polls.
-    pub poll_ms: u64,
 }

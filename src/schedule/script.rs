@@ -228,6 +228,7 @@ fn stack_world(name: &StackName, text: StackText) -> Result<StackWorld, String> 
             branch: None,
             path: String::new(),
             poll_ms: 30_000,
+            suspended_ms: None,
         });
     }
     stack.pointer = Pointer {

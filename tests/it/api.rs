@@ -5,6 +5,8 @@
     reason = "helpers of tests: what fails there fails the test"
 )]
 
+mod operate;
+
 use std::sync::Arc;
 use std::time::Duration;
 

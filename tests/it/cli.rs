@@ -55,6 +55,7 @@ async fn wrong_usage_ends_with_64() {
         &["remove"],
         &["status", "Not A Name"],
         &["logs", "shop/web.x"],
+        &["suspend"],
         &["remove", "shop"],
         &["remove", "shop", "--confirm", "shpo"],
         &["add", "/nonexistent/repository"],
@@ -219,4 +220,30 @@ async fn up_ends_with_1_and_the_log_when_the_commit_failed() {
     let expected = "shop a1b2c3d4e5f6 \"Add search\" failed at build: RUN make exited with 2";
     assert!(said.contains(expected), "{said}");
     assert!(said.contains("    make: no rule"), "{said}");
+}
+
+#[tokio::test]
+async fn what_people_decide_is_accepted_and_says_where_to_look() {
+    let scene = Scene::start().await;
+    for (args, said) in [
+        (&["resume", "shop"][..], "was not suspended"),
+        (
+            &["suspend", "shop"],
+            "its repository is not looked at and nothing new is brought up until `viking resume`; what \
+             runs is kept running",
+        ),
+    ] {
+        let output = viking(&scene.address, args).await;
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!(text(&output.stdout), format!("shop: {said}\n"));
+        assert!(
+            text(&output.stderr).contains("viking status shop"),
+            "{args:?}"
+        );
+    }
+    let output = viking(&scene.address, &["sync", "shop"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("shop is suspended since "), "{said}");
+    assert!(said.contains("hint: viking resume shop"), "{said}");
 }

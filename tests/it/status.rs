@@ -144,6 +144,7 @@ impl Scene {
             branch: None,
             path: String::new(),
             poll_ms: 30_000,
+            suspended_ms: None,
         };
         let mut scene = Self(World {
             now_ms: NOW,
@@ -497,4 +498,18 @@ fn a_stack_with_an_unreadable_key_is_named() {
             .ends_with("cannot read /release/shop: not JSON")
     );
     assert_eq!(show::exit_code(&report), 3);
+}
+
+#[test]
+fn a_suspended_stack_is_suspended_until_something_is_wrong_with_it() {
+    let mut scene = Scene::healthy();
+    let source = scene.stack().source.as_mut().unwrap();
+    source.suspended_ms = Some(NOW - 3_600_000);
+    let report = check!(scene, "suspended");
+    assert_eq!(report.stacks[0].health, HealthWord::Suspended);
+    let job = scene.job("web", &tag(FIRST), 1, JobState::Backoff);
+    scene.state(&job).reason = "exited with code 1".to_owned();
+    let report = scene.report();
+    assert_eq!(report.stacks[0].health, HealthWord::Degraded);
+    assert!(report.stacks[0].reason.ends_with("exited with code 1"));
 }

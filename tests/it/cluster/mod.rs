@@ -17,6 +17,7 @@ mod look;
 
 mod faults;
 mod leadership;
+mod operate;
 mod releases;
 mod room;
 mod scale;
@@ -317,6 +318,7 @@ impl Cluster {
             branch: None,
             path: String::new(),
             poll_ms: 30_000,
+            suspended_ms: None,
         };
         // It may have been there.
         self.clear.put_source(stack, &source, 0).await.unwrap();

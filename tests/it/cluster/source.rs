@@ -27,7 +27,7 @@ use crate::e2e::repo::{Commit, Repo};
 const TTL: Duration = Duration::from_secs(3);
 
 /// A node that runs, and one more line for the deploy part.
-fn web(run: &str) -> String {
+pub(super) fn web(run: &str) -> String {
     format!("viking: {{name: shop}}\ndeploy:\n  web: {{image: web, run: {run}, expose: [80]}}\n")
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::start_on(1).await
     }
 
@@ -112,6 +112,7 @@ impl Followed {
             branch: None,
             path: String::new(),
             poll_ms,
+            suspended_ms: None,
         };
         let stack = name("shop");
         let put = self.cluster.clear.put_source(&stack, &source, 0);
@@ -127,10 +128,14 @@ impl Followed {
     }
 
     async fn ask(&self, kind: &str) {
+        self.ask_about(kind, "").await;
+    }
+
+    async fn ask_about(&self, kind: &str, about: &str) {
         let request = Request {
             v: 1,
             kind: kind.to_owned(),
-            about: String::new(),
+            about: about.to_owned(),
             at_ms: now_ms(),
         };
         let stack = name("shop");
@@ -150,11 +155,14 @@ impl Followed {
     }
 
     pub(super) async fn until_live(&self, commit: &Commit) {
-        let tag = Tag::parse(commit.tag()).unwrap();
+        self.until_settled(commit.tag()).await;
+    }
+
+    async fn until_settled(&self, tag: &str) {
+        let tag = Tag::parse(tag).unwrap();
+        let live = format!("{tag} is live and settled");
         self.cluster
-            .until("it is live and settled", s(400), |world| {
-                super::look::settled(world, &tag)
-            })
+            .until(&live, s(400), |world| super::look::settled(world, &tag))
             .await;
     }
 
