@@ -225,7 +225,12 @@ pub(super) fn followed<'a>(world: &'a World, name: &StackName) -> Answer<&'a Sta
 }
 
 /// Leaves word for the leader.
-async fn ask_leader(shared: &Shared, name: &StackName, kind: &str, about: &str) -> Answer<()> {
+pub(super) async fn ask_leader(
+    shared: &Shared,
+    name: &StackName,
+    kind: &str,
+    about: &str,
+) -> Answer<()> {
     let asked = Request {
         v: 1,
         kind: kind.to_owned(),

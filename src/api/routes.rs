@@ -180,6 +180,24 @@ pub const ROUTES: &[Route] = &[
     ),
     quick(
         "POST",
+        "/v1/stack/{stack}/rollback",
+        "brings an earlier release back; {tag}",
+        || post(operate::rollback),
+    ),
+    quick(
+        "POST",
+        "/v1/stack/{stack}/retry",
+        "tries the newest commit again, which failed or was set aside",
+        || post(operate::retry),
+    ),
+    quick(
+        "POST",
+        "/v1/stack/{stack}/restart/{node}",
+        "makes a node's containers anew",
+        || post(operate::restart),
+    ),
+    quick(
+        "POST",
         "/v1/stack/{stack}/suspend",
         "looks at the repository no longer; what runs is kept",
         || post(operate::suspend),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::model::job::JobKey;
 use crate::model::names::{StackName, Tag};
 use crate::model::release::{
-    Building, Commit, Phase, Pointer, Quarantine, Release, Source, SourceState,
+    Building, Commit, Phase, Pointer, Quarantine, Release, SET_ASIDE, Source, SourceState,
 };
 use crate::model::status::{
     DriftStatus, HealthWord, LiveStatus, Role, STATUS_SCHEMA, SourceStatus, StackStatus,
@@ -279,6 +279,7 @@ fn reason(
         .or_else(|| job_reason(name, role, views, Grade::Blocked))
         .or_else(|| job_reason(name, role, views, Grade::Failing))
         .or_else(|| suspended_reason(name, stack))
+        .or_else(|| order_failed(stack))
         .or_else(|| staged.map(staged_reason))
         .or_else(|| source_reason(stack))
         .or_else(|| job_reason(name, role, views, Grade::Underway))
@@ -328,10 +329,21 @@ fn job_reason(name: &StackName, role: Role, views: &[NodeView], grade: Grade) ->
 fn staged_reason(staged: &StagedStatus) -> String {
     let tag = &staged.tag;
     match (staged.phase, staged.reason.is_empty()) {
+        (Phase::Failed, _) if staged.stage == SET_ASIDE => format!("{tag} is {}", staged.reason),
         (Phase::Failed, _) => format!("{tag} failed at {}: {}", staged.stage, staged.reason),
         (phase, true) => format!("{tag} is {phase}"),
         (phase, false) => format!("{tag} is {phase}: {}", staged.reason),
     }
+}
+
+/// A rollback or restart that came to nothing, and nothing since.
+fn order_failed(stack: &StackWorld) -> Option<String> {
+    let pointer = &stack.pointer;
+    let last = pointer.phase == Phase::Failed && pointer.building.is_none();
+    let run = pointer.run.as_ref().filter(|_| last)?;
+    let mut releases = stack.releases.values();
+    let release = releases.find(|release| release.run == *run && release.again.is_some())?;
+    Some(format!("the {}, as {}", pointer.reason, release.tag))
 }
 
 fn suspended_reason(name: &StackName, stack: &StackWorld) -> Option<String> {
@@ -367,7 +379,7 @@ fn pending_reason(name: &StackName, views: &[NodeView]) -> Option<String> {
     let waits = views.iter().find(|view| view.row.pending)?;
     let node = &waits.row.node;
     Some(format!(
-        "{name}/{node} is a service: its changed spec waits for a restart by hand"
+        "{name}/{node} is a service: its changed spec waits for `viking restart {name}/{node}`"
     ))
 }
 

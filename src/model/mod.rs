@@ -3,6 +3,7 @@
 //!
 //! Never does I/O, knows no clock, and imports nothing of ours.
 
+pub mod again;
 pub mod endpoint;
 pub mod history;
 pub mod host;

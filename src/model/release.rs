@@ -11,6 +11,7 @@ use super::job::JobKey;
 use super::names::{ImageName, NodeName, StackName, Tag};
 use super::spec::{ContainerSpec, ImageRef, LinkTarget, StopPolicy};
 
+pub use super::again::Again;
 pub use super::source::{Source, SourceState};
 
 /// A commit, as people want to see it.
@@ -215,6 +216,9 @@ pub struct Release {
     /// How long it took to be made, per stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages_ms: StageTimes,
+    /// Why it was made, if by people's word and not by a commit that came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
 }
 
 impl Release {
@@ -298,6 +302,9 @@ pub const LOG_TAIL_LINES: usize = 20;
 /// many failures in a row, and a forced push back to the oldest of them.
 const QUARANTINED_MAX: usize = 16;
 
+/// Stage of a [`Quarantine`] that people's rollback made: the commit did not fail, it was left.
+pub const SET_ASIDE: &str = "rollback";
+
 /// Why a commit is not tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
@@ -307,7 +314,7 @@ pub struct Quarantine {
     pub tag: Tag,
     /// The run.
     pub run: RunId,
-    /// `parse`, `build`, `start`, `health`.
+    /// `parse`, `build`, `stage`, `start`, `health`, or [`SET_ASIDE`].
     pub stage: String,
     /// Why, in words.
     pub reason: String,
@@ -404,6 +411,19 @@ impl Pointer {
         self.since_ms = now_ms;
     }
 
+    /// A release is to be brought up, in the place of what was staged before.
+    pub fn stage(&mut self, release: &Release, now_ms: u64) {
+        self.v = 1;
+        self.staged = Some(release.tag.clone());
+        self.phase = Phase::Staging;
+        self.since_ms = now_ms;
+        self.run = Some(release.run.clone());
+        self.cut.clear();
+        self.fetch.clear();
+        self.stages_ms.clear();
+        self.reason = String::new();
+    }
+
     /// Tags that the pointer names, live first.
     pub fn named(&self) -> impl Iterator<Item = &Tag> {
         [&self.live, &self.staged, &self.retiring]
@@ -443,6 +463,12 @@ impl Pointer {
     pub fn forgive_before(&mut self, run: &RunId) {
         self.quarantine = self.quarantine.take().filter(|bad| bad.run > *run);
         self.quarantined.retain(|_, bad| *bad > *run);
+    }
+
+    /// A commit may be tried again.
+    pub fn forgive(&mut self, commit: &str) {
+        self.quarantine = self.quarantine.take().filter(|bad| bad.commit.id != commit);
+        self.quarantined.remove(commit);
     }
 
     /// Forgets all failures: people went back to what serves.

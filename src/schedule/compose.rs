@@ -69,6 +69,7 @@ pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), MissingImage> {
         external: parts.external,
         nodes,
         stages_ms: Vec::new(),
+        again: None,
     };
     Ok((release, procs))
 }
@@ -90,7 +91,7 @@ fn container(
 
 /// What becomes of a node that is to have this spec beside the live one: it runs on, its spec waits,
 /// or it gets the release's tag, which `made` has, and a record of its spec.
-fn settle(
+pub(super) fn settle(
     name: &NodeName,
     mut made: ReleaseNode,
     spec: ContainerSpec,
@@ -119,7 +120,7 @@ fn settle(
 }
 
 /// Writes down of a node what the planner must know of its spec.
-fn describe(made: &mut ReleaseNode, spec: &ContainerSpec) {
+pub(super) fn describe(made: &mut ReleaseNode, spec: &ContainerSpec) {
     let settings = &spec.settings;
     made.spec_hash = spec.hash();
     made.exclusive = settings.exclusive();

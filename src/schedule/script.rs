@@ -282,6 +282,7 @@ fn release(
         external: BTreeMap::new(),
         nodes: made,
         stages_ms: Vec::new(),
+        again: None,
     })
 }
 

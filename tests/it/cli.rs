@@ -55,6 +55,10 @@ async fn wrong_usage_ends_with_64() {
         &["remove"],
         &["status", "Not A Name"],
         &["logs", "shop/web.x"],
+        &["rollback"],
+        &["rollback", "shop", "../x"],
+        &["restart", "shop"],
+        &["restart", "shop/We b"],
         &["suspend"],
         &["remove", "shop"],
         &["remove", "shop", "--confirm", "shpo"],
@@ -225,8 +229,19 @@ async fn up_ends_with_1_and_the_log_when_the_commit_failed() {
 #[tokio::test]
 async fn what_people_decide_is_accepted_and_says_where_to_look() {
     let scene = Scene::start().await;
+    scene.past().await;
     for (args, said) in [
-        (&["resume", "shop"][..], "was not suspended"),
+        (
+            &["rollback", "shop"][..],
+            "goes back to bbbbbbbbbbbb \"Another\"",
+        ),
+        (
+            &["rollback", "shop", "bbbbbbbbbbbb"],
+            "goes back to bbbbbbbbbbbb \"Another\"",
+        ),
+        (&["retry", "shop"], "cccccccccccc is made again"),
+        (&["restart", "shop/web"], "web is made anew"),
+        (&["resume", "shop"], "was not suspended"),
         (
             &["suspend", "shop"],
             "its repository is not looked at and nothing new is brought up until `viking resume`; what \
@@ -241,9 +256,14 @@ async fn what_people_decide_is_accepted_and_says_where_to_look() {
             "{args:?}"
         );
     }
+    let output = viking(&scene.address, &["rollback", "shop", "-o", "json"]).await;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["schema"], "viking.accepted/v1");
     let output = viking(&scene.address, &["sync", "shop"]).await;
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
     assert!(said.contains("shop is suspended since "), "{said}");
     assert!(said.contains("hint: viking resume shop"), "{said}");
+    let output = viking(&scene.address, &["rollback", "shop", "dddddddddddd"]).await;
+    assert!(text(&output.stderr).contains("hint: known: bbbbbbbbbbbb"));
 }

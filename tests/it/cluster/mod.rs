@@ -19,6 +19,8 @@ mod faults;
 mod leadership;
 mod operate;
 mod releases;
+mod restart;
+mod rollback;
 mod room;
 mod scale;
 mod seeds;

@@ -101,6 +101,11 @@ impl Followed {
         });
     }
 
+    /// Nobody leads until [`Self::lead`].
+    pub(super) fn stop_leading(&self) {
+        self.leading.cancel();
+    }
+
     pub(super) async fn add(&self) {
         self.add_polled(2_000).await;
     }
@@ -131,7 +136,7 @@ impl Followed {
         self.ask_about(kind, "").await;
     }
 
-    async fn ask_about(&self, kind: &str, about: &str) {
+    pub(super) async fn ask_about(&self, kind: &str, about: &str) {
         let request = Request {
             v: 1,
             kind: kind.to_owned(),
@@ -158,7 +163,7 @@ impl Followed {
         self.until_settled(commit.tag()).await;
     }
 
-    async fn until_settled(&self, tag: &str) {
+    pub(super) async fn until_settled(&self, tag: &str) {
         let tag = Tag::parse(tag).unwrap();
         let live = format!("{tag} is live and settled");
         self.cluster
@@ -166,7 +171,7 @@ impl Followed {
             .await;
     }
 
-    async fn ends(&self) -> Vec<(String, RunEnd)> {
+    pub(super) async fn ends(&self) -> Vec<(String, RunEnd)> {
         let ends = self.cluster.ends("shop").await.into_iter();
         ends.map(|(tag, end)| (tag.to_string(), end)).collect()
     }
@@ -178,7 +183,7 @@ impl Drop for Followed {
     }
 }
 
-fn tag(commit: &Commit) -> String {
+pub(super) fn tag(commit: &Commit) -> String {
     commit.tag().to_owned()
 }
 
@@ -265,11 +270,11 @@ async fn another_registry_image_takes_the_place_of_the_first_and_keeps_its_data(
 }
 
 /// An image of another stack, which has not made it yet.
-fn waiting(run: &str) -> String {
+pub(super) fn waiting(run: &str) -> String {
     web(run).replace("image: web", "image: \"viking:other/app\"")
 }
 
-fn is_held_up(pointer: &Pointer) -> bool {
+pub(super) fn is_held_up(pointer: &Pointer) -> bool {
     let building = pointer.building.as_ref();
     building.is_some_and(|building| !building.reason.is_empty())
 }
