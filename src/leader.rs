@@ -5,6 +5,7 @@
 mod bootstrap;
 mod follow;
 mod make;
+mod orders;
 mod people;
 mod replicate;
 mod stage;
@@ -52,6 +53,9 @@ const WATCHED: &[Family] = &[
     Family::State,
     Family::Counter,
 ];
+
+/// What makes it look for orders: people gave one, or a pointer has room for one.
+const ORDERED: &[Family] = &[Family::Request, Family::Release];
 
 /// What every part of the leader needs.
 #[derive(Clone)]
@@ -115,6 +119,14 @@ pub async fn run(parts: Parts, leadership: Arc<Leadership>, shutdown: Cancellati
         lead(),
         progress,
         ear(),
+        stop.clone(),
+    )));
+    let orders = Bell::new();
+    watch(&parts.tables, &orders, ORDERED, &stop, &tasks);
+    essential(Box::pin(orders::run(
+        parts.clone(),
+        lead(),
+        orders.ear(),
         stop.clone(),
     )));
     essential(Box::pin(trim(tables.clone(), lead(), stop.clone())));

@@ -14,8 +14,8 @@ use super::{Ask, Shared};
 use crate::clock;
 use crate::model::names::{CORE_STACK, StackName};
 use crate::model::release::Source;
-use crate::model::wire::{self, Accepted, AddRequest, Added, SyncRequest};
-use crate::model::world::StackWorld;
+use crate::model::wire::{self, Accepted, AddRequest, Added, SyncRequest, rfc3339};
+use crate::model::world::{StackWorld, World};
 use crate::store::tables::Request;
 
 /// Longest remote, branch and folder: far above real ones, far below what hurts.
@@ -89,6 +89,7 @@ fn source(request: &AddRequest) -> Answer<Source> {
             path.to_owned()
         },
         poll_ms: request.poll_ms,
+        suspended_ms: None,
     })
 }
 
@@ -161,11 +162,8 @@ pub(crate) async fn remove(
             hint,
         ));
     }
-    Ok(Json(Accepted {
-        schema: wire::schema("accepted"),
-        accepted: "its jobs will be stopped and removed; its volumes stay".to_owned(),
-        stack: name,
-    }))
+    let accepted = "its jobs will be stopped and removed; its volumes stay";
+    Ok(accepted_of(name, accepted))
 }
 
 fn has_volumes(stack: &StackWorld) -> bool {
@@ -175,12 +173,12 @@ fn has_volumes(stack: &StackWorld) -> bool {
     stack.releases.values().any(nodes)
 }
 
-fn not_core(name: &StackName) -> Answer<()> {
+pub(super) fn not_core(name: &StackName) -> Answer<()> {
     if name.as_str() == CORE_STACK {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             format!("{name} is viking's own stack and follows no repository"),
-            "it holds the registry, without which nothing can be built",
+            "it holds the registry, without which nothing can be built; viking looks after it by itself",
         ));
     }
     Ok(())
@@ -193,12 +191,14 @@ pub(crate) async fn sync(
     Json(request): Json<SyncRequest>,
 ) -> Answer<Json<Accepted>> {
     let world = shared.state.world().await?;
-    let found = stack(&world, &name)?;
-    not_core(&name)?;
-    if found.source.is_none() {
-        let hint = "viking add URL follows a repository again";
-        let error = format!("{name} follows no repository any more");
-        return Err(ApiError::new(StatusCode::CONFLICT, error, hint));
+    let found = followed(&world, &name)?;
+    if let Some(since_ms) = found.suspended_ms() {
+        let since = rfc3339(since_ms);
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("{name} is suspended since {since}: its repository is not looked at"),
+            format!("viking resume {name} follows it again, and looks at once"),
+        ));
     }
     let (kind, accepted) = if request.pull {
         (
@@ -208,25 +208,53 @@ pub(crate) async fn sync(
     } else {
         ("sync", "its repository is looked at now")
     };
+    ask_leader(&shared, &name, kind, "").await?;
+    Ok(accepted_of(name, accepted))
+}
+
+/// A stack that is people's own and follows a repository.
+pub(super) fn followed<'a>(world: &'a World, name: &StackName) -> Answer<&'a StackWorld> {
+    let found = stack(world, name)?;
+    not_core(name)?;
+    if found.source.is_none() || found.pointer.removing {
+        let hint = "viking add URL follows a repository again";
+        let error = format!("{name} follows no repository any more");
+        return Err(ApiError::new(StatusCode::CONFLICT, error, hint));
+    }
+    Ok(found)
+}
+
+/// Leaves word for the leader.
+pub(super) async fn ask_leader(
+    shared: &Shared,
+    name: &StackName,
+    kind: &str,
+    about: &str,
+) -> Answer<()> {
     let asked = Request {
         v: 1,
         kind: kind.to_owned(),
-        about: String::new(),
+        about: about.to_owned(),
         at_ms: clock::now_ms(),
     };
-    shared.state.tables.request(&name, &asked).await?;
-    Ok(Json(Accepted {
+    shared.state.tables.request(name, &asked).await?;
+    Ok(())
+}
+
+/// What will happen, in words.
+pub(super) fn accepted_of(stack: StackName, accepted: impl Into<String>) -> Json<Accepted> {
+    Json(Accepted {
         schema: wire::schema("accepted"),
-        stack: name,
-        accepted: accepted.to_owned(),
-    }))
+        accepted: accepted.into(),
+        stack,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn request(url: &str) -> AddRequest {
+    fn adding(url: &str) -> AddRequest {
         AddRequest {
             url: url.to_owned(),
             branch: None,
@@ -245,7 +273,7 @@ mod tests {
             "a b",
             "a\nb",
         ] {
-            assert!(source(&request(bad)).is_err(), "{bad:?}");
+            assert!(source(&adding(bad)).is_err(), "{bad:?}");
         }
         for good in [
             "https://h/x.git",
@@ -254,7 +282,7 @@ mod tests {
             "/srv/x",
             "file:///x",
         ] {
-            assert!(source(&request(good)).is_ok(), "{good:?}");
+            assert!(source(&adding(good)).is_ok(), "{good:?}");
         }
     }
 
@@ -269,7 +297,7 @@ mod tests {
             "ht tps//anna:s3cret@h/x",
             "-https://anna:s3cret@h/x",
         ] {
-            let error = source(&request(url)).unwrap_err();
+            let error = source(&adding(url)).unwrap_err();
             let shown = format!("{error:?}");
             for secret in ["anna", "s3c", "ret"] {
                 assert!(!shown.contains(secret), "{shown}");
@@ -282,7 +310,7 @@ mod tests {
         let at = |path: &str| {
             source(&AddRequest {
                 path: path.to_owned(),
-                ..request("/srv/x")
+                ..adding("/srv/x")
             })
         };
         assert_eq!(at("./deploy/").unwrap().path, "deploy");
@@ -296,7 +324,7 @@ mod tests {
         for poll_ms in [0, 1, 500, 999, u64::MAX] {
             let request = AddRequest {
                 poll_ms,
-                ..request("/srv/x")
+                ..adding("/srv/x")
             };
             assert!(source(&request).is_err());
         }

@@ -6,6 +6,7 @@ mod error;
 mod guard;
 mod hosts;
 pub(crate) mod jobs;
+mod operate;
 mod read;
 mod routes;
 pub mod status;

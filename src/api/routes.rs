@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use super::{Shared, change, guard, hosts, read, streams, why};
+use super::{Shared, change, guard, hosts, operate, read, streams, why};
 
 /// One route.
 #[derive(Debug, Clone, Copy)]
@@ -189,6 +189,36 @@ pub const ROUTES: &[Route] = &[
         "/v1/stack/{stack}/sync",
         "looks at the repository now; {pull}",
         || post(change::sync),
+    ),
+    quick(
+        "POST",
+        "/v1/stack/{stack}/rollback",
+        "brings an earlier release back; {tag}",
+        || post(operate::rollback),
+    ),
+    quick(
+        "POST",
+        "/v1/stack/{stack}/retry",
+        "tries the newest commit again, which failed or was set aside",
+        || post(operate::retry),
+    ),
+    quick(
+        "POST",
+        "/v1/stack/{stack}/restart/{node}",
+        "makes a node's containers anew",
+        || post(operate::restart),
+    ),
+    quick(
+        "POST",
+        "/v1/stack/{stack}/suspend",
+        "looks at the repository no longer; what runs is kept",
+        || post(operate::suspend),
+    ),
+    quick(
+        "POST",
+        "/v1/stack/{stack}/resume",
+        "follows the repository again",
+        || post(operate::resume),
     ),
     stream(quick(
         "GET",

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::model::job::JobKey;
 use crate::model::names::{StackName, Tag};
 use crate::model::release::{
-    Building, Commit, Phase, Pointer, Quarantine, Release, Source, SourceState,
+    Building, Commit, Phase, Pointer, Quarantine, Release, SET_ASIDE, Source, SourceState,
 };
 use crate::model::status::{
     DriftStatus, HealthWord, LiveStatus, Role, STATUS_SCHEMA, SourceStatus, StackStatus,
@@ -44,7 +44,10 @@ fn stack_status(
     stack: &StackWorld,
 ) -> StackStatus {
     let views = jobs::nodes(world, unplaced, name, stack);
-    let (mut staged, next) = under_way(stack);
+    let (mut staged, mut next) = under_way(stack);
+    for waits in staged.iter_mut().chain(&mut next) {
+        wait_while_suspended(stack, waits);
+    }
     if let Some(staged) = staged.as_mut().filter(|staged| staged.reason.is_empty()) {
         staged.reason = held_up(world, name, stack, &views).unwrap_or_default();
     }
@@ -57,7 +60,7 @@ fn stack_status(
     let health = if frozen {
         HealthWord::Degraded
     } else {
-        health(stack, &views)
+        or_suspended(stack, health(stack, &views))
     };
     let pending = pending(stack, &views);
     let reason = reason(world, name, stack, &views, staged.as_ref());
@@ -228,6 +231,23 @@ fn health(stack: &StackWorld, views: &[NodeView]) -> HealthWord {
     }
 }
 
+/// What works or is on its way to is called suspended; what does not is called by its trouble.
+fn or_suspended(stack: &StackWorld, health: HealthWord) -> HealthWord {
+    let calm = matches!(health, HealthWord::Healthy | HealthWord::Progressing);
+    match stack.suspended_ms().filter(|_| calm) {
+        Some(_) => HealthWord::Suspended,
+        None => health,
+    }
+}
+
+/// A commit that was taken up before its stack was suspended is built to its end and not staged.
+fn wait_while_suspended(stack: &StackWorld, waits: &mut StagedStatus) {
+    let building = waits.phase == Phase::Building && waits.reason.is_empty();
+    if building && stack.suspended_ms().is_some() {
+        waits.reason = "it waits until its stack is resumed".to_owned();
+    }
+}
+
 /// Jobs not yet as wanted, placements to go, services that wait, and the step from one release to
 /// the next.
 fn pending(stack: &StackWorld, views: &[NodeView]) -> usize {
@@ -258,6 +278,8 @@ fn reason(
         })
         .or_else(|| job_reason(name, role, views, Grade::Blocked))
         .or_else(|| job_reason(name, role, views, Grade::Failing))
+        .or_else(|| suspended_reason(name, stack))
+        .or_else(|| order_failed(stack))
         .or_else(|| staged.map(staged_reason))
         .or_else(|| source_reason(stack))
         .or_else(|| job_reason(name, role, views, Grade::Underway))
@@ -307,10 +329,29 @@ fn job_reason(name: &StackName, role: Role, views: &[NodeView], grade: Grade) ->
 fn staged_reason(staged: &StagedStatus) -> String {
     let tag = &staged.tag;
     match (staged.phase, staged.reason.is_empty()) {
+        (Phase::Failed, _) if staged.stage == SET_ASIDE => format!("{tag} is {}", staged.reason),
         (Phase::Failed, _) => format!("{tag} failed at {}: {}", staged.stage, staged.reason),
         (phase, true) => format!("{tag} is {phase}"),
         (phase, false) => format!("{tag} is {phase}: {}", staged.reason),
     }
+}
+
+/// A rollback or restart that came to nothing, and nothing since.
+fn order_failed(stack: &StackWorld) -> Option<String> {
+    let pointer = &stack.pointer;
+    let last = pointer.phase == Phase::Failed && pointer.building.is_none();
+    let run = pointer.run.as_ref().filter(|_| last)?;
+    let mut releases = stack.releases.values();
+    let release = releases.find(|release| release.run == *run && release.again.is_some())?;
+    Some(format!("the {}, as {}", pointer.reason, release.tag))
+}
+
+fn suspended_reason(name: &StackName, stack: &StackWorld) -> Option<String> {
+    let since = rfc3339(stack.suspended_ms()?);
+    Some(format!(
+        "suspended since {since}: its repository is not looked at, nothing new is brought up; \
+         `viking resume {name}` ends that"
+    ))
 }
 
 fn source_reason(stack: &StackWorld) -> Option<String> {
@@ -338,7 +379,7 @@ fn pending_reason(name: &StackName, views: &[NodeView]) -> Option<String> {
     let waits = views.iter().find(|view| view.row.pending)?;
     let node = &waits.row.node;
     Some(format!(
-        "{name}/{node} is a service: its changed spec waits for a restart by hand"
+        "{name}/{node} is a service: its changed spec waits for `viking restart {name}/{node}`"
     ))
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config;
 use crate::config::file::FILE_DEFAULT;
-use crate::model::names::{HostName, StackName};
+use crate::model::names::{HostName, NameError, NodeName, StackName, Tag};
 use crate::model::vikingfile::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, host_tag, memory_bytes};
 
 const AFTER: &str = "\
@@ -108,6 +108,31 @@ pub enum Command {
     History(NamedStack),
     /// Look at the repository now
     Sync(SyncArgs),
+    /// Bring an earlier release back, without a build
+    Rollback(RollbackArgs),
+    /// Try the newest commit again, which failed or was set aside
+    #[command(after_help = "\
+Only the newest commit is tried again, as a release of its own (-2, -3). A commit that failed is not
+tried again by itself: a newer one goes on, and so does this.
+`viking status STACK` says what failed and why, and what a rollback has set aside.")]
+    Retry(NamedStack),
+    /// Make a node's containers anew, and take the changed spec of a service
+    #[command(after_help = "\
+Examples:
+  viking restart shop/web   each copy is started beside the old one, which stops when all are healthy
+  viking restart shop/db    one with a volume or a fixed port: one stop, one start
+A push never restarts a service: its changed spec waits, and this is what takes it. If the new
+containers do not get healthy, the old ones go on. While a release is on its way, this waits.
+It does not wait for the end: `viking status STACK` and `viking history STACK` say how it went.")]
+    Restart(RestartArgs),
+    /// Bring up nothing new of a stack for a while; what runs is kept running
+    #[command(after_help = "\
+Its repository is not looked at and no commit is staged; what is on its way comes to its end. What
+runs is kept healthy, moved and repaired. `viking rollback` and `viking restart` work meanwhile.
+`viking resume STACK` ends it.")]
+    Suspend(NamedStack),
+    /// Follow a suspended stack's repository again, and look at once
+    Resume(NamedStack),
     /// Look at the settings of this machine's host
     Config {
         /// What to do.
@@ -451,6 +476,44 @@ pub struct StatusArgs {
     /// Show it again whenever it changes; with -o json one line each time
     #[arg(short, long)]
     pub watch: bool,
+}
+
+/// Arguments of `rollback`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  viking rollback shop                to the release that was live before this one
+  viking rollback shop a1b2c3d4e5f6   to this one; `viking history shop` lists them
+It is a release of its own (a1b2c3d4e5f6-2) with the images of the earlier one, and goes the same
+way as a commit: what is the same runs on, and if it does not get healthy, what serves goes on.
+While a release is starting, it is taken back, and without TAG what serves now stays. Services are
+not restarted. What was left is set aside: the next commit goes live as always, that one only by
+`viking retry`. Data is not rolled back.
+It does not wait for the end: `viking status STACK` and `viking history STACK` say how it went.")]
+pub struct RollbackArgs {
+    /// Stack
+    pub stack: StackName,
+    /// Release to go back to [default: the last one that was live before]
+    pub tag: Option<Tag>,
+}
+
+/// Arguments of `restart`.
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    /// Node
+    #[arg(value_name = "STACK/NODE", value_parser = node_of_stack)]
+    pub what: (StackName, NodeName),
+}
+
+fn node_of_stack(text: &str) -> Result<(StackName, NodeName), String> {
+    let Some((stack, node)) = text.split_once('/') else {
+        return Err("give the node too: STACK/NODE".to_owned());
+    };
+    let stack = stack
+        .parse()
+        .map_err(|error: NameError| error.to_string())?;
+    let node = node.parse().map_err(|error: NameError| error.to_string())?;
+    Ok((stack, node))
 }
 
 /// Arguments of `logs`.

@@ -12,6 +12,7 @@ mod hosts;
 pub mod layers;
 mod lists;
 mod logs;
+mod operate;
 pub mod output;
 pub mod show;
 mod sim;
@@ -63,6 +64,11 @@ pub async fn run(cli: Cli, layers: Layers) -> Outcome {
         Command::Add(args) => sources::add(&context, &args).await,
         Command::Remove(args) => sources::remove(&context, &args).await,
         Command::Sync(args) => sources::sync(&context, &args).await,
+        Command::Rollback(args) => operate::rollback(&context, &args).await,
+        Command::Retry(args) => operate::retry(&context, &args.stack).await,
+        Command::Restart(args) => operate::restart(&context, &args).await,
+        Command::Suspend(args) => operate::suspend(&context, &args.stack).await,
+        Command::Resume(args) => operate::resume(&context, &args.stack).await,
         Command::Status(args) => status::status(&context, &args).await,
         Command::Stacks => lists::stacks(&context).await,
         Command::Hosts { what } => hosts::hosts(&context, what.as_ref()).await,

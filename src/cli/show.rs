@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::failure::CANNOT_TELL;
 use super::output::{Grid, clean, paint};
-use crate::model::release::Phase;
+use crate::model::release::{Phase, SET_ASIDE};
 use crate::model::status::{
     HealthWord, JobStatus, NodeStatus, Role, StackStatus, StagedStatus, StatusReport, SyncWord,
 };
@@ -49,13 +49,12 @@ pub fn report(report: &StatusReport, colour: bool, wide: bool) -> String {
 /// Why a commit failed, with the last lines of its log.
 #[must_use]
 pub fn failure(stack: &str, staged: &StagedStatus) -> String {
-    let mut text = format!(
-        "{} {} failed at {}: {}\n",
-        stack,
-        commit(&staged.commit, &staged.subject),
-        staged.stage,
-        clean(&staged.reason)
-    );
+    let what = commit(&staged.commit, &staged.subject);
+    let reason = clean(&staged.reason);
+    if staged.stage == SET_ASIDE {
+        return format!("{stack} {what} is {reason}\n");
+    }
+    let mut text = format!("{stack} {what} failed at {}: {reason}\n", staged.stage);
     text.push_str(&log(&staged.log, "    "));
     text
 }
@@ -121,6 +120,9 @@ impl View {
             return format!("  next  {what} ({author})  {phase}, began {since}\n");
         }
         let stage = &staged.stage;
+        if stage == SET_ASIDE {
+            return format!("  not live  {what} ({author})  set aside, {since}\n");
+        }
         let head = format!("  not live  {what} ({author})  {phase} at {stage}, {since}\n");
         head + &log(&staged.log, "    | ")
     }
@@ -128,7 +130,7 @@ impl View {
     fn node(&self, node: &NodeStatus, grid: &mut Grid) {
         let counts = format!("{}/{}", node.healthy, node.want);
         let note = match (node.pending, node.note.is_empty()) {
-            (true, _) => "a changed spec waits for a restart by hand".to_owned(),
+            (true, _) => "a changed spec waits for `viking restart`".to_owned(),
             (false, false) => node.note.clone(),
             (false, true) => String::new(),
         };

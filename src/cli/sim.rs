@@ -72,7 +72,7 @@ pub(crate) fn sim(context: &Context, args: &SimArgs) -> Outcome {
     let plans = sim::rounds(&mut world);
     print(
         context,
-        Simulated {
+        &Simulated {
             schema: wire::schema("plan"),
             plans,
             complaints,
@@ -178,7 +178,7 @@ fn add(world: &mut World, text: &str) -> Result<(), Failure> {
             }
             Some(("tags", list)) => {
                 for tag in list.split('+') {
-                    tags.insert(host_tag(tag).map_err(|error| wrong(error.to_string()))?);
+                    tags.insert(host_tag(tag).map_err(&wrong)?);
                 }
             }
             _ => return Err(wrong(format!("{part:?} is not cpu=, memory= or tags="))),
@@ -211,15 +211,15 @@ fn add(world: &mut World, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(context: &Context, simulated: Simulated) -> Outcome {
+fn print(context: &Context, simulated: &Simulated) -> Outcome {
     match context.print.form {
-        Output::Json | Output::Yaml => context.print.data(&simulated)?,
+        Output::Json | Output::Yaml => context.print.data(simulated)?,
         Output::Name => {
             let starts = simulated.plans.iter().flat_map(|plan| &plan.start);
             let names = starts.map(|start| format!("{}\n", start.job.short()));
             out(&names.collect::<String>())?;
         }
-        form @ (Output::Table | Output::Wide) => out(&text(&simulated, form == Output::Wide))?,
+        form @ (Output::Table | Output::Wide) => out(&text(simulated, form == Output::Wide))?,
     }
     Ok(0)
 }

@@ -57,7 +57,7 @@ pub(crate) async fn sync(context: &Context, args: &SyncArgs) -> Outcome {
     say(context, &accepted)
 }
 
-fn say(context: &Context, accepted: &Accepted) -> Outcome {
+pub(super) fn say(context: &Context, accepted: &Accepted) -> Outcome {
     match context.print.form {
         Output::Json | Output::Yaml => context.print.data(accepted)?,
         Output::Name => out(&format!("{}\n", accepted.stack))?,

@@ -13,19 +13,22 @@ use tokio_util::task::TaskTracker;
 use super::Parts;
 use super::make::{self, Failed, Made};
 use crate::clock::now_ms;
-use crate::model::history::{RunEnd, RunRecord, StageTimes};
+use crate::model::history::{EventRecord, RunEnd, RunRecord, StageTimes};
 use crate::model::names::{StackName, TAG_COMMIT_DIGITS};
-use crate::model::release::{Commit, Phase, Pointer, Quarantine, Release, Source};
+use crate::model::release::{Commit, Phase, Pointer, Quarantine, Release, RunId, Source};
 use crate::model::world::StackWorld;
 use crate::store::Op;
 use crate::store::election::Leadership;
 use crate::store::keys::{Family, Key};
-use crate::store::tables::{Outcome, event_number};
+use crate::store::tables::{Outcome, Tables, event_number};
 use crate::sync::{self, poll};
 use crate::wake::{self, Bell, Next};
 
 /// The longest a follower sleeps; polls are scheduled by the source's own interval.
 const INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Kinds of requests that are for a follower; `orders` obeys the others.
+const LOOKS: [&str; 2] = ["sync", "pull"];
 
 /// Requests deleted in one transaction.
 const OBEY_AT_ONCE: usize = 32;
@@ -105,6 +108,11 @@ impl Follower {
             return Ok(Next::OnChange);
         };
         if stack.pointer.removing {
+            return Ok(Next::OnChange);
+        }
+        if stack.suspended_ms().is_some() {
+            // What is asked for waits; once it is followed again, it is looked at at once.
+            memory.next_poll = Instant::now();
             return Ok(Next::OnChange);
         }
         let asked = self.requests().await?;
@@ -196,10 +204,12 @@ impl Follower {
         }
     }
 
-    /// What people asked of this stack: request id and kind.
+    /// Looks at the source that people asked for: request id and kind.
     async fn requests(&self) -> anyhow::Result<Vec<(String, String)>> {
         let all = self.parts.tables.requests().await?;
-        let own = all.into_iter().filter(|(stack, ..)| *stack == self.stack);
+        let own = all.into_iter().filter(|(stack, _, request)| {
+            *stack == self.stack && LOOKS.contains(&request.kind.as_str())
+        });
         Ok(own.map(|(_, id, request)| (id, request.kind)).collect())
     }
 
@@ -405,19 +415,8 @@ impl Follower {
         .await
     }
 
-    pub(super) fn event(&self, run: &crate::model::release::RunId, what: &str, why: &str) -> Op {
-        let event = crate::model::history::EventRecord {
-            v: 1,
-            at_ms: now_ms(),
-            who: "leader".to_owned(),
-            about: self.stack.to_string(),
-            what: what.to_owned(),
-            why: why.to_owned(),
-            placed: Vec::new(),
-        };
-        self.parts
-            .tables
-            .event_op(&self.stack, run, event_number(event.at_ms), &event)
+    fn event(&self, run: &RunId, what: &str, why: &str) -> Op {
+        event(&self.parts.tables, &self.stack, run, what, why)
     }
 
     /// Changes the pointer whatever else changes it at the same time.
@@ -462,6 +461,20 @@ impl Follower {
             self.stack
         )
     }
+}
+
+/// Writes down what happened to a stack; to go with the change that it tells of.
+pub(super) fn event(tables: &Tables, stack: &StackName, run: &RunId, what: &str, why: &str) -> Op {
+    let event = EventRecord {
+        v: 1,
+        at_ms: now_ms(),
+        who: "leader".to_owned(),
+        about: stack.to_string(),
+        what: what.to_owned(),
+        why: why.to_owned(),
+        placed: Vec::new(),
+    };
+    tables.event_op(stack, run, event_number(event.at_ms), &event)
 }
 
 /// Whether the head may be tried now.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::Instant;
 
+use super::Parts;
 use super::bootstrap::registry_up;
 use super::follow::Follower;
 use super::people::{FILE, file_of};
@@ -23,7 +24,7 @@ use crate::model::spec::ImageRef;
 use crate::model::tree::Tree;
 use crate::model::vikingfile::{ImageText, VikingFile};
 use crate::model::world::{StackWorld, World};
-use crate::schedule::compose::{Procs, next_tag};
+use crate::schedule::compose::{Procs, free_tag};
 use crate::schedule::replicate;
 
 /// How long a build waits for the registry before it says so and tries again.
@@ -165,9 +166,7 @@ impl<'a> Draft<'a> {
                 watch,
             };
         }
-        let tag = next_tag(&commit.id, |tag| {
-            stack.releases.contains_key(tag) || stack.pointer.named().any(|named| named == tag)
-        });
+        let tag = free_tag(stack, &commit.id);
         let run = RunId::new(began_ms, fastrand::u16(..));
         Self {
             follower,
@@ -357,13 +356,14 @@ impl<'a> Draft<'a> {
     }
 
     fn tell(&self, stage: Stage, about: &str, line: String) {
-        tell(self.follower, &self.run, stage, about, line);
+        let Follower { parts, stack, .. } = self.follower;
+        tell(parts, stack, &self.run, stage, about, line);
     }
 }
 
-fn tell(follower: &Follower, run: &RunId, stage: Stage, about: &str, line: String) {
+fn tell(parts: &Parts, stack: &StackName, run: &RunId, stage: Stage, about: &str, line: String) {
     let progress = Progress {
-        stack: follower.stack.clone(),
+        stack: stack.clone(),
         run: Some(run.clone()),
         at_ms: now_ms(),
         stage,
@@ -371,7 +371,7 @@ fn tell(follower: &Follower, run: &RunId, stage: Stage, about: &str, line: Strin
         line,
     };
     // Nobody listening is fine.
-    drop(follower.parts.progress.send(progress));
+    drop(parts.progress.send(progress));
 }
 
 /// A fault of the commit's own in what was made of it.
@@ -390,11 +390,12 @@ pub(super) fn own(made: &Made, stage: &str, reason: String) -> Quarantine {
 /// Tells people that a commit failed before it was staged.
 pub(super) fn tell_failed(follower: &Follower, bad: &Quarantine) {
     let line = format!("{} failed at {}: {}", bad.tag, bad.stage, bad.reason);
-    tell(follower, &bad.run, Stage::Failed, "", line);
+    let Follower { parts, stack, .. } = follower;
+    tell(parts, stack, &bad.run, Stage::Failed, "", line);
 }
 
 /// Tells people what a release will change.
-pub(super) fn tell_staged(follower: &Follower, release: &Release, procs: &Procs) {
+pub(super) fn tell_staged(parts: &Parts, release: &Release, procs: &Procs) {
     let changed: Vec<_> = procs.keys().map(|(node, _)| node.to_string()).collect();
     let mut line = if changed.is_empty() {
         format!("{}: no container changes", release.tag)
@@ -409,7 +410,7 @@ pub(super) fn tell_staged(follower: &Follower, release: &Release, procs: &Procs)
             "; no room beside what is live, so handed over: {names}"
         ));
     }
-    tell(follower, &release.run, Stage::Stage, "", line);
+    tell(parts, &release.stack, &release.run, Stage::Stage, "", line);
 }
 
 /// Every image this stack has on record, newest release first.

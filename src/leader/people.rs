@@ -55,6 +55,12 @@ pub async fn add(parts: &Parts, source: &Source) -> anyhow::Result<Added> {
             other.url
         );
     }
+    if before.is_some_and(|(before, _)| before.suspended_ms.is_some()) {
+        bail!(
+            "stack {0} is suspended, so nothing new of it is brought up: `viking resume {0}` first",
+            file.stack
+        );
+    }
     let revision = before.map_or(0, |(_, revision)| *revision);
     if before.is_none_or(|(before, _)| before != source) {
         let written = parts

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::follow::{Follower, Memory};
 use super::make::{self, Made};
 use crate::clock::now_ms;
-use crate::model::release::{Phase, Release};
+use crate::model::release::Release;
 use crate::model::world::{StackWorld, World};
 use crate::schedule::compose::{Procs, compose};
 use crate::schedule::moves;
@@ -35,6 +35,9 @@ impl Follower {
             memory.made = None;
             return Ok(Next::OnChange);
         }
+        if on_record.is_some_and(|stack| stack.suspended_ms().is_some()) {
+            return Ok(Next::OnChange);
+        }
         let mut extra = Vec::new();
         match rollout::room(&world, &self.stack, &made.commit) {
             Room::Free => {}
@@ -60,16 +63,8 @@ impl Follower {
         squeeze(&world, &mut release);
         release.stages_ms = made.times();
         let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
-        pointer.v = 1;
-        pointer.staged = Some(release.tag.clone());
-        pointer.phase = Phase::Staging;
-        pointer.since_ms = world.now_ms;
-        pointer.run = Some(release.run.clone());
+        pointer.stage(&release, world.now_ms);
         pointer.building = None;
-        pointer.cut.clear();
-        pointer.fetch.clear();
-        pointer.stages_ms.clear();
-        pointer.reason = String::new();
         let revision = stack.map_or(0, |stack| stack.pointer_revision);
         let registry = self.parts.config.registry();
         let outcome = self
@@ -94,7 +89,7 @@ impl Follower {
         };
         match outcome {
             Outcome::Done(_) => {
-                make::tell_staged(self, &release, &procs);
+                make::tell_staged(&self.parts, &release, &procs);
                 memory.made = None;
                 Ok(Next::OnChange)
             }

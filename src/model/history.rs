@@ -72,7 +72,8 @@ pub enum RunEnd {
     Failed,
     /// A newer commit took over.
     Superseded,
-    /// Taken back by a person.
+    /// Taken back by a person's rollback before it was live. The rollback has a run of its own, with
+    /// an end of its own; a run that went live has ended, whatever is rolled back later.
     RolledBack,
 }
 
@@ -89,7 +90,7 @@ pub struct RunRecord {
     pub tag: Tag,
     /// The one end.
     pub end: RunEnd,
-    /// Why, in words; empty when live.
+    /// Why, in words; empty when a commit went live. Of a rollback or restart, what it was.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// The stage it failed at.

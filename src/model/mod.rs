@@ -3,6 +3,7 @@
 //!
 //! Never does I/O, knows no clock, and imports nothing of ours.
 
+pub mod again;
 pub mod dump;
 pub mod endpoint;
 pub mod history;
@@ -14,6 +15,7 @@ pub mod progress;
 pub mod registry;
 pub mod release;
 pub mod resolve;
+pub mod source;
 pub mod spec;
 pub mod status;
 pub mod trash;

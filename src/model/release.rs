@@ -11,6 +11,9 @@ use super::job::JobKey;
 use super::names::{ImageName, NodeName, StackName, Tag};
 use super::spec::{ContainerSpec, ImageRef, LinkTarget, StopPolicy};
 
+pub use super::again::Again;
+pub use super::source::{Source, SourceState};
+
 /// A commit, as people want to see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
@@ -213,6 +216,9 @@ pub struct Release {
     /// How long it took to be made, per stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages_ms: StageTimes,
+    /// Why it was made, if by people's word and not by a commit that came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
 }
 
 impl Release {
@@ -296,6 +302,9 @@ pub const LOG_TAIL_LINES: usize = 20;
 /// many failures in a row, and a forced push back to the oldest of them.
 const QUARANTINED_MAX: usize = 16;
 
+/// Stage of a [`Quarantine`] that people's rollback made: the commit did not fail, it was left.
+pub const SET_ASIDE: &str = "rollback";
+
 /// Why a commit is not tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
@@ -305,7 +314,7 @@ pub struct Quarantine {
     pub tag: Tag,
     /// The run.
     pub run: RunId,
-    /// `parse`, `build`, `start`, `health`.
+    /// `parse`, `build`, `stage`, `start`, `health`, or [`SET_ASIDE`].
     pub stage: String,
     /// Why, in words.
     pub reason: String,
@@ -330,21 +339,6 @@ pub struct Building {
     /// A fault from outside that holds it up, if any.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-}
-
-/// How the stack's source is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceState {
-    /// `ok`, `missing` (branch gone), `rewritten`, `unreachable`, `denied`, `bad`, `disk` (our own).
-    pub state: String,
-    /// Why, in words.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    /// The newest commit seen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seen: Option<Commit>,
-    /// Since when, Unix milliseconds.
-    pub since_ms: u64,
 }
 
 /// One slot of an exclusive node whose hand-over has begun: the live copy stands still.
@@ -417,6 +411,19 @@ impl Pointer {
         self.since_ms = now_ms;
     }
 
+    /// A release is to be brought up, in the place of what was staged before.
+    pub fn stage(&mut self, release: &Release, now_ms: u64) {
+        self.v = 1;
+        self.staged = Some(release.tag.clone());
+        self.phase = Phase::Staging;
+        self.since_ms = now_ms;
+        self.run = Some(release.run.clone());
+        self.cut.clear();
+        self.fetch.clear();
+        self.stages_ms.clear();
+        self.reason = String::new();
+    }
+
     /// Tags that the pointer names, live first.
     pub fn named(&self) -> impl Iterator<Item = &Tag> {
         [&self.live, &self.staged, &self.retiring]
@@ -458,26 +465,15 @@ impl Pointer {
         self.quarantined.retain(|_, bad| *bad > *run);
     }
 
+    /// A commit may be tried again.
+    pub fn forgive(&mut self, commit: &str) {
+        self.quarantine = self.quarantine.take().filter(|bad| bad.commit.id != commit);
+        self.quarantined.remove(commit);
+    }
+
     /// Forgets all failures: people went back to what serves.
     pub fn forgive_all(&mut self) {
         self.quarantine = None;
         self.quarantined.clear();
     }
-}
-
-/// Value of `/stack/<stack>`: where it comes from. Written by people through the API.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
-    /// Version of this record.
-    pub v: u32,
-    /// Remote: https, ssh, file or a path. Never holds a password.
-    pub url: String,
-    /// Branch; the remote's HEAD when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub branch: Option<String>,
-    /// Folder in the repository that holds `viking.yml`; empty for its root.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub path: String,
-    /// Milliseconds between two polls.
-    pub poll_ms: u64,
 }

@@ -184,6 +184,7 @@ mod held_tests {
             external: BTreeMap::new(),
             nodes,
             stages_ms: Vec::new(),
+            again: None,
         }
     }
 

@@ -109,6 +109,15 @@ pub struct SyncRequest {
     pub pull: bool,
 }
 
+/// Asks to bring an earlier release back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Which; the last one that was live before, when absent.
+    #[serde(default)]
+    pub tag: Option<Tag>,
+}
+
 /// Something was asked for; the leader carries it out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {

@@ -33,6 +33,12 @@ impl StackWorld {
         tag.and_then(|tag| self.releases.get(tag))
     }
 
+    /// Since when people want nothing new of it, Unix milliseconds.
+    #[must_use]
+    pub fn suspended_ms(&self) -> Option<u64> {
+        self.source.as_ref()?.suspended_ms
+    }
+
     /// The release that serves.
     #[must_use]
     pub fn live(&self) -> Option<&Release> {

@@ -1,12 +1,13 @@
 //! What a commit means: turns a parsed `viking.yml` and its images into a release, keeping the tag
 //! of every node whose spec did not change. Called by `leader` after the build. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::names::{ImageName, NodeName, StackName, Tag};
 use crate::model::release::{Commit, ImageRecord, NodeKind, Release, ReleaseNode, RunId};
 use crate::model::spec::{ContainerSpec, ImageRef};
 use crate::model::vikingfile::{DeployNode, ImageText, VikingFile};
+use crate::model::world::StackWorld;
 
 /// Everything a release is made from.
 pub struct Parts<'a> {
@@ -68,12 +69,13 @@ pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), MissingImage> {
         external: parts.external,
         nodes,
         stages_ms: Vec::new(),
+        again: None,
     };
     Ok((release, procs))
 }
 
 fn website(node: &DeployNode, tag: &Tag) -> ReleaseNode {
-    release_node(node, tag.clone(), String::new(), None)
+    release_node(node, tag.clone())
 }
 
 fn container(
@@ -82,42 +84,60 @@ fn container(
     procs: &mut Procs,
 ) -> Result<ReleaseNode, MissingImage> {
     let spec = ContainerSpec::new(image_of(node, parts)?, node.settings.clone());
-    let hash = spec.hash();
-    let before = parts
-        .live
-        .and_then(|live| live.nodes.get(&node.name))
-        .filter(|before| before.kind == NodeKind::Container);
-    Ok(match before {
+    let made = release_node(node, parts.tag.clone());
+    let before = parts.live.and_then(|live| live.nodes.get(&node.name));
+    Ok(settle(&node.name, made, spec, before, procs))
+}
+
+/// What becomes of a node that is to have this spec beside the live one: it runs on, its spec waits,
+/// or it gets the release's tag, which `made` has, and a record of its spec.
+pub(super) fn settle(
+    name: &NodeName,
+    mut made: ReleaseNode,
+    spec: ContainerSpec,
+    before: Option<&ReleaseNode>,
+    procs: &mut Procs,
+) -> ReleaseNode {
+    describe(&mut made, &spec);
+    let before = before.filter(|before| before.kind == NodeKind::Container);
+    match before {
         // Also one that became a service, or is none any more: it runs on under the tag it has.
-        Some(before) if before.spec_hash == hash => {
-            release_node(node, before.tag.clone(), hash, None)
-        }
-        Some(before) if node.service && before.service => {
-            let mut made = release_node(
-                node,
-                before.tag.clone(),
-                before.spec_hash.clone(),
-                Some(spec),
-            );
+        Some(before) if before.spec_hash == made.spec_hash => made.tag.clone_from(&before.tag),
+        Some(before) if made.service && before.service => {
             keep_running_facts(&mut made, before);
-            made
+            made.pending = Some(Box::new(spec));
         }
         _ => {
             // Under `static` there is one spec, which a live copy may be running.
             let taken = before.is_some_and(|before| before.tag.is_static());
-            let tag = if node.service && !taken {
-                Tag::of_services()
-            } else {
-                parts.tag.clone()
-            };
-            procs.insert((node.name.clone(), tag.clone()), spec);
-            release_node(node, tag, hash, None)
+            if made.service && !taken {
+                made.tag = Tag::of_services();
+            }
+            procs.insert((name.clone(), made.tag.clone()), spec);
         }
-    })
+    }
+    made
+}
+
+/// Writes down of a node what the planner must know of its spec.
+pub(super) fn describe(made: &mut ReleaseNode, spec: &ContainerSpec) {
+    let settings = &spec.settings;
+    made.spec_hash = spec.hash();
+    made.exclusive = settings.exclusive();
+    made.link.clone_from(&settings.link);
+    let names = settings.volume.iter().filter_map(|v| v.name.clone());
+    made.shared_volumes = names.collect();
+    made.has_volume = !settings.volume.is_empty();
+    let ports = settings.expose.iter().filter_map(|e| e.host_port);
+    made.host_ports = ports.collect();
+    made.resources = settings.resources;
+    made.pending = None;
 }
 
 /// Of a service whose changed spec waits, the planner must go by what runs.
 fn keep_running_facts(made: &mut ReleaseNode, before: &ReleaseNode) {
+    made.tag.clone_from(&before.tag);
+    made.spec_hash.clone_from(&before.spec_hash);
     made.exclusive = before.exclusive;
     made.has_volume = before.has_volume;
     made.shared_volumes.clone_from(&before.shared_volumes);
@@ -151,17 +171,13 @@ fn image_of(node: &DeployNode, parts: &Parts<'_>) -> Result<ImageRef, MissingIma
     }
 }
 
-fn release_node(
-    node: &DeployNode,
-    tag: Tag,
-    spec_hash: String,
-    pending: Option<ContainerSpec>,
-) -> ReleaseNode {
+/// A node as the file says; [`describe`] adds what follows from its spec.
+fn release_node(node: &DeployNode, tag: Tag) -> ReleaseNode {
     let settings = &node.settings;
     ReleaseNode {
         tag,
         kind: node.kind.clone(),
-        spec_hash,
+        spec_hash: String::new(),
         scale: node.scale,
         domains: node.domains.clone(),
         filter: node.filter.clone(),
@@ -169,19 +185,29 @@ fn release_node(
         stop: node.stop.clone(),
         service: node.service,
         fixed: node.fixed,
-        exclusive: settings.exclusive(),
+        exclusive: false,
         squeezed: false,
         link: settings.link.clone(),
-        shared_volumes: settings
-            .volume
-            .iter()
-            .filter_map(|v| v.name.clone())
-            .collect(),
-        has_volume: !settings.volume.is_empty(),
-        host_ports: settings.expose.iter().filter_map(|e| e.host_port).collect(),
+        shared_volumes: Vec::new(),
+        has_volume: false,
+        host_ports: Vec::new(),
         resources: settings.resources,
-        pending: pending.map(Box::new),
+        pending: None,
     }
+}
+
+/// The tag of the next release of a commit: one that nothing on record or under way goes by. A
+/// release may be forgotten while a node of it still runs.
+#[must_use]
+pub fn free_tag(stack: &StackWorld, commit: &str) -> Tag {
+    let pointer = &stack.pointer;
+    let releases = stack.releases.values();
+    let nodes = releases.flat_map(|release| release.nodes.values());
+    let used = stack.releases.keys().chain(pointer.named());
+    let used = used.chain(pointer.building.iter().map(|building| &building.tag));
+    let used = used.chain(nodes.map(|node| &node.tag));
+    let used: BTreeSet<&Tag> = used.chain(stack.procs.keys().map(|(_, tag)| tag)).collect();
+    next_tag(commit, |tag| used.contains(tag))
 }
 
 /// The tag of another release of a commit: `-2`, `-3` when the commit was released before.
@@ -283,5 +309,21 @@ mod tests {
         assert_eq!(nodes[1].0.tag.as_str(), "static");
         assert_eq!(nodes[2].0.tag.as_str(), "c3");
         assert_eq!(nodes[2].1, [nodes[2].0.tag.clone()]);
+    }
+
+    #[test]
+    fn a_tag_that_something_still_runs_at_is_not_given_again() {
+        let text = "stacks: {s: {live: c3, releases: {c3: {web: {tag: a1b2c3d4e5f6}}}}}";
+        let mut world = crate::schedule::script::world(text).unwrap();
+        let mut stack = world.stacks.pop_first().unwrap().1;
+        let commit = format!("{:0<40}", "a1b2c3d4e5f6");
+        let tag = |stack: &StackWorld| free_tag(stack, &commit).to_string();
+        // Its own release is not on record any more.
+        assert_eq!(tag(&stack), "a1b2c3d4e5f6-2");
+        let spec = stack.procs.pop_first().unwrap().1;
+        let second = Tag::parse("a1b2c3d4e5f6-2").unwrap();
+        let web = NodeName::parse("web").unwrap();
+        stack.procs.insert((web, second), spec);
+        assert_eq!(tag(&stack), "a1b2c3d4e5f6-3");
     }
 }

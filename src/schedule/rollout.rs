@@ -215,14 +215,19 @@ fn promote(world: &World, stack: &StackWorld, release: &Release) -> Step {
     pointer.enter(Phase::Live, world.now_ms);
     pointer.cut = BTreeSet::new();
     pointer.fetch = BTreeSet::new();
-    // A newer commit that failed while this one was staged stays quarantined.
-    pointer.forgive_before(&release.run);
+    match &release.again {
+        // A newer commit that failed while this one was staged stays quarantined.
+        None => pointer.forgive_before(&release.run),
+        // No commit came: what was set aside stays so, but for what serves now.
+        Some(_) => pointer.forgive(&release.commit.id),
+    }
     pointer.reason = String::new();
     let end = Some(record(world, stack, &mut pointer, release, RunEnd::Live));
-    let event = (
-        "live",
-        format!("{} serves: {}", release.tag, release.commit.subject),
-    );
+    let what = match &release.again {
+        None => release.commit.subject.clone(),
+        Some(again) => again.to_string(),
+    };
+    let event = ("live", format!("{} serves: {what}", release.tag));
     Step {
         pointer,
         end,
@@ -242,9 +247,17 @@ fn fail(world: &World, stack: &StackWorld, release: &Release, failure: Failure) 
         log: failure.log,
         at_ms: world.now_ms,
     };
-    pointer.set_aside(bad.clone());
+    match &release.again {
+        None => {
+            pointer.set_aside(bad.clone());
+            pointer.reason.clone_from(&failure.reason);
+        }
+        // No commit's fault.
+        Some(again) => {
+            pointer.reason = format!("{again} failed at {}: {}", failure.stage, failure.reason);
+        }
+    }
     pointer.reverting = Some(bad);
-    pointer.reason.clone_from(&failure.reason);
     pointer.cut = BTreeSet::new();
     pointer.fetch = BTreeSet::new();
     if reverting {
@@ -262,10 +275,18 @@ fn fail(world: &World, stack: &StackWorld, release: &Release, failure: Failure) 
 /// The last step of a failed release.
 fn ended(world: &World, stack: &StackWorld, mut pointer: Pointer, release: &Release) -> Step {
     pointer.staged = None;
+    if let Some(live) = stack.live().filter(|_| release.again.is_some()) {
+        // A rollback has set it aside, and it serves on. Not earlier: as long as something is staged
+        // in its place, its follower would make it anew.
+        pointer.forgive(&live.commit.id);
+    }
     pointer.enter(Phase::Failed, world.now_ms);
     let mut end = record(world, stack, &mut pointer, release, RunEnd::Failed);
     if let Some(failure) = pointer.reverting.take() {
-        end.reason = failure.reason;
+        end.reason = match &release.again {
+            None => failure.reason,
+            Some(again) => format!("{again}: {}", failure.reason),
+        };
         end.stage = failure.stage;
         end.log = failure.log;
     }
@@ -341,7 +362,11 @@ fn record(
         commit: release.commit.clone(),
         tag: release.tag.clone(),
         end,
-        reason: String::new(),
+        reason: release
+            .again
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         stage: String::new(),
         log: Vec::new(),
         stages_ms,
@@ -408,9 +433,39 @@ pub fn room(world: &World, name: &StackName, by: &Commit) -> Room {
     if !failing && waited < PREEMPT_AFTER_MS {
         return Room::Wait(format!("{} is staging", release.tag));
     }
+    let reason = format!("{} came", by.short());
+    gives_way(world, stack, release, RunEnd::Superseded, reason)
+}
+
+/// Whether a rollback may take the place of what is staged: at once, but for a hand-over, which
+/// comes to its end first.
+#[must_use]
+pub fn take_back(world: &World, name: &StackName, reason: &str) -> Room {
+    let stack = world.stacks.get(name);
+    let Some((stack, release)) = stack.and_then(|stack| Some((stack, stack.staged()?))) else {
+        return Room::Free;
+    };
+    match stack.pointer.phase {
+        Phase::Cutting | Phase::Reverting => {
+            Room::Wait(format!("{} is {}", release.tag, stack.pointer.phase))
+        }
+        Phase::Building | Phase::Staging | Phase::Live | Phase::Failed | Phase::Superseded => {
+            gives_way(world, stack, release, RunEnd::RolledBack, reason.to_owned())
+        }
+    }
+}
+
+/// The end of what is staged, when something else takes its place.
+fn gives_way(
+    world: &World,
+    stack: &StackWorld,
+    release: &Release,
+    end: RunEnd,
+    reason: String,
+) -> Room {
     let mut pointer = stack.pointer.clone();
     pointer.enter(Phase::Superseded, world.now_ms);
-    let mut end = record(world, stack, &mut pointer, release, RunEnd::Superseded);
-    end.reason = format!("{} came", by.short());
+    let mut end = record(world, stack, &mut pointer, release, end);
+    end.reason = reason;
     Room::Supersedes(Box::new(end))
 }

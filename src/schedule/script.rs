@@ -228,6 +228,7 @@ fn stack_world(name: &StackName, text: StackText) -> Result<StackWorld, String> 
             branch: None,
             path: String::new(),
             poll_ms: 30_000,
+            suspended_ms: None,
         });
     }
     stack.pointer = Pointer {
@@ -281,6 +282,7 @@ fn release(
         external: BTreeMap::new(),
         nodes: made,
         stages_ms: Vec::new(),
+        again: None,
     })
 }
 

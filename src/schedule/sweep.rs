@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::names::{ImageName, NodeName, StackName, Tag};
-use crate::model::release::{ImageRecord, Release};
+use crate::model::release::{Again, ImageRecord, Release};
 use crate::model::spec::ImageRef;
 use crate::model::trash::{Dropped, Manifest};
 use crate::model::world::{StackWorld, World};
@@ -72,7 +72,17 @@ fn kept(stack: &StackWorld, lived: &[Tag]) -> BTreeSet<Tag> {
     let mut newest: Vec<&Release> = stack.releases.values().collect();
     newest.sort_by_key(|release| std::cmp::Reverse(release.made_ms));
     let newest = newest.into_iter().take(KEPT_NEWEST).map(|r| r.tag.clone());
-    let lived = lived.iter().take(KEPT_LIVE).cloned();
+    let restarted = |tag: &Tag| {
+        let again = stack.releases.get(tag).and_then(|r| r.again.as_ref());
+        matches!(again, Some(Again::Restart { .. }))
+    };
+    let mut others = 0;
+    // However often something is restarted, what can be gone back to stays.
+    let lived = lived.iter().take_while(|tag| {
+        others += usize::from(!restarted(tag));
+        others <= KEPT_LIVE
+    });
+    let lived = lived.cloned();
     stack
         .pointer
         .named()
@@ -197,6 +207,7 @@ mod tests {
                 external: BTreeMap::new(),
                 nodes: BTreeMap::new(),
                 stages_ms: Vec::new(),
+                again: None,
             };
             stack.releases.insert(tag(n), release);
         }
@@ -222,6 +233,24 @@ mod tests {
         assert!(expected.iter().all(|tag| gone.contains(&tag)));
         let first = &dropped[&tag(0)];
         assert!(first.release && first.images.len() == 1 && first.manifests.len() == 1);
+    }
+
+    #[test]
+    fn restarts_do_not_use_up_what_can_be_rolled_back_to() {
+        let (mut world, images) = world(40);
+        let stack = world.stacks.get_mut(&name()).unwrap();
+        for n in 25..40 {
+            let (of, node) = (tag(24), NodeName::parse("web").unwrap());
+            let release = stack.releases.get_mut(&tag(n)).unwrap();
+            release.again = Some(Again::Restart { of, node });
+        }
+        let lived: Vec<Tag> = (0..40).rev().map(tag).collect();
+        let dropped = dropped(&world, &name(), &lived, &images);
+        let gone: Vec<Tag> = dropped.into_keys().collect();
+        assert!(
+            !gone.contains(&tag(15)) && gone.contains(&tag(14)),
+            "{gone:?}"
+        );
     }
 
     #[test]

@@ -5,6 +5,8 @@
     reason = "helpers of tests: what fails there fails the test"
 )]
 
+mod operate;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -239,6 +241,7 @@ async fn check_error(response: Response, status: StatusCode) -> Value {
 async fn every_route_of_the_table_answers() {
     let mut scene = Scene::start().await;
     scene.container().await;
+    scene.past().await;
     let leader = scene.leader(Ok(()));
     let gone = HostName::parse("host-gone").unwrap();
     let member = Member {

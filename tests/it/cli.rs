@@ -55,6 +55,11 @@ async fn wrong_usage_ends_with_64() {
         &["remove"],
         &["status", "Not A Name"],
         &["logs", "shop/web.x"],
+        &["rollback"],
+        &["rollback", "shop", "../x"],
+        &["restart", "shop"],
+        &["restart", "shop/We b"],
+        &["suspend"],
         &["remove", "shop"],
         &["why", "shop"],
         &["sim"],
@@ -318,4 +323,46 @@ async fn what_would_move_is_told_step_by_step() {
         text(&output.stdout),
         "step 1\nstart   shop/a1/db/0 on gamma\nstep 2\nstart   shop/a1/web/0 on alpha\n"
     );
+}
+
+#[tokio::test]
+async fn what_people_decide_is_accepted_and_says_where_to_look() {
+    let scene = Scene::start().await;
+    scene.past().await;
+    for (args, said) in [
+        (
+            &["rollback", "shop"][..],
+            "goes back to bbbbbbbbbbbb \"Another\"",
+        ),
+        (
+            &["rollback", "shop", "bbbbbbbbbbbb"],
+            "goes back to bbbbbbbbbbbb \"Another\"",
+        ),
+        (&["retry", "shop"], "cccccccccccc is made again"),
+        (&["restart", "shop/web"], "web is made anew"),
+        (&["resume", "shop"], "was not suspended"),
+        (
+            &["suspend", "shop"],
+            "its repository is not looked at and nothing new is brought up until `viking resume`; what \
+             runs is kept running",
+        ),
+    ] {
+        let output = viking(&scene.address, args).await;
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!(text(&output.stdout), format!("shop: {said}\n"));
+        assert!(
+            text(&output.stderr).contains("viking status shop"),
+            "{args:?}"
+        );
+    }
+    let output = viking(&scene.address, &["rollback", "shop", "-o", "json"]).await;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["schema"], "viking.accepted/v1");
+    let output = viking(&scene.address, &["sync", "shop"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("shop is suspended since "), "{said}");
+    assert!(said.contains("hint: viking resume shop"), "{said}");
+    let output = viking(&scene.address, &["rollback", "shop", "dddddddddddd"]).await;
+    assert!(text(&output.stderr).contains("hint: known: bbbbbbbbbbbb"));
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use viking::model::host::{EngineState, Readiness};
+use viking::model::host::{EngineState, HostRecord, Readiness};
 use viking::model::job::{JobKey, Seat};
 use viking::model::names::{HostName, NodeName, StackName, Tag};
 use viking::model::plan::Plan;
@@ -222,7 +222,7 @@ fn wrong(world: &World, plan: &Plan) -> Vec<String> {
     for start in &plan.start {
         let (job, host) = (&start.job, &start.host);
         let (member, node) = (&world.members[host], node(job));
-        let alive = world.hosts.get(host).is_some_and(|host| host.engine_up());
+        let alive = world.hosts.get(host).is_some_and(HostRecord::engine_up);
         if !alive || member.readiness != Readiness::Ready {
             wrong.push(format!("{job} starts on {host}, which takes nothing"));
         }
@@ -345,10 +345,11 @@ proptest! {
             sim::settle(&mut world);
             world.now_ms += 5_000;
             let data: Vec<_> = world.fixed.iter().map(|(key, pin)| (key.clone(), pin.host.clone())).collect();
-            if let Some(event) = events.get(n) {
-                if !world.members.is_empty() || matches!(event, Event::Joined(_) | Event::Released(_) | Event::Failed(_)) {
-                    befall(&mut world, event);
-                }
+            let needs_no_host = |event: &&Event| {
+                !world.members.is_empty() || matches!(event, Event::Joined(_) | Event::Released(_) | Event::Failed(_))
+            };
+            if let Some(event) = events.get(n).filter(needs_no_host) {
+                befall(&mut world, event);
             }
             for (key, host) in data {
                 prop_assert_eq!(&world.fixed[&key].host, &host, "where data is never changes");

@@ -17,7 +17,7 @@ use viking::model::job::{
 use viking::model::names::{HostName, NodeName, StackName, Tag};
 use viking::model::release::{
     Building, Commit, Domain, NodeKind, Phase, Pointer, Quarantine, Release, ReleaseNode, RunId,
-    Source, SourceState,
+    SET_ASIDE, Source, SourceState,
 };
 use viking::model::spec::{
     ContainerSpec, ImageRef, Proto, Published, Resources, Settings, StopPolicy,
@@ -105,6 +105,7 @@ fn release(commit: Commit, nodes: &[(&str, ReleaseNode)]) -> Release {
         external: BTreeMap::new(),
         nodes: nodes.collect(),
         stages_ms: Vec::new(),
+        again: None,
     }
 }
 
@@ -144,6 +145,7 @@ impl Scene {
             branch: None,
             path: String::new(),
             poll_ms: 30_000,
+            suspended_ms: None,
         };
         let mut scene = Self(World {
             now_ms: NOW,
@@ -497,4 +499,36 @@ fn a_stack_with_an_unreadable_key_is_named() {
             .ends_with("cannot read /release/shop: not JSON")
     );
     assert_eq!(show::exit_code(&report), 3);
+}
+
+#[test]
+fn a_suspended_stack_is_suspended_until_something_is_wrong_with_it() {
+    let mut scene = Scene::healthy();
+    let source = scene.stack().source.as_mut().unwrap();
+    source.suspended_ms = Some(NOW - 3_600_000);
+    let report = check!(scene, "suspended");
+    assert_eq!(report.stacks[0].health, HealthWord::Suspended);
+    let job = scene.job("web", &tag(FIRST), 1, JobState::Backoff);
+    scene.state(&job).reason = "exited with code 1".to_owned();
+    let report = scene.report();
+    assert_eq!(report.stacks[0].health, HealthWord::Degraded);
+    assert!(report.stacks[0].reason.ends_with("exited with code 1"));
+}
+
+#[test]
+fn a_commit_that_a_rollback_left_is_set_aside_not_failed() {
+    let mut scene = Scene::healthy();
+    let pointer = &mut scene.stack().pointer;
+    pointer.source = Some(seen(second()));
+    pointer.quarantine = Some(Quarantine {
+        commit: second(),
+        tag: tag(SECOND),
+        run: run(),
+        stage: SET_ASIDE.to_owned(),
+        reason: "set aside by a rollback to a1b2c3d4e5f6".to_owned(),
+        log: Vec::new(),
+        at_ms: NOW - 30_000,
+    });
+    let report = check!(scene, "set_aside");
+    assert_eq!(report.stacks[0].sync, SyncWord::Quarantined);
 }

@@ -93,6 +93,7 @@ fn release(text: &str, digest: &str) -> Release {
         external: BTreeMap::new(),
         nodes: BTreeMap::new(),
         stages_ms: Vec::new(),
+        again: None,
     }
 }
 

@@ -14,7 +14,7 @@ use super::source::Followed;
 use super::{Cluster, s};
 
 /// A stack with an image of its own; another text is another image.
-fn built(n: u32) -> String {
+pub(super) fn built(n: u32) -> String {
     format!(
         "viking: {{name: shop}}\nbuild:\n  app: |\n    FROM web\n    ENV N={n}\ndeploy:\n  \
          web: {{image: \"viking:shop/app\", run: v{n}, expose: [80]}}\n"

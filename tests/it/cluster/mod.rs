@@ -17,7 +17,10 @@ mod look;
 
 mod faults;
 mod leadership;
+mod operate;
 mod releases;
+mod restart;
+mod rollback;
 mod room;
 mod scale;
 mod seeds;
@@ -317,6 +320,7 @@ impl Cluster {
             branch: None,
             path: String::new(),
             poll_ms: 30_000,
+            suspended_ms: None,
         };
         // It may have been there.
         self.clear.put_source(stack, &source, 0).await.unwrap();

@@ -28,7 +28,7 @@ use crate::e2e::repo::{Commit, Repo};
 const TTL: Duration = Duration::from_secs(3);
 
 /// A node that runs, and one more line for the deploy part.
-fn web(run: &str) -> String {
+pub(super) fn web(run: &str) -> String {
     format!("viking: {{name: shop}}\ndeploy:\n  web: {{image: web, run: {run}, expose: [80]}}\n")
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::start_on(1).await
     }
 
@@ -102,6 +102,11 @@ impl Followed {
         });
     }
 
+    /// Nobody leads until [`Self::lead`].
+    pub(super) fn stop_leading(&self) {
+        self.leading.cancel();
+    }
+
     pub(super) async fn add(&self) {
         self.add_polled(2_000).await;
     }
@@ -113,6 +118,7 @@ impl Followed {
             branch: None,
             path: String::new(),
             poll_ms,
+            suspended_ms: None,
         };
         let stack = name("shop");
         let put = self.cluster.clear.put_source(&stack, &source, 0);
@@ -128,10 +134,14 @@ impl Followed {
     }
 
     async fn ask(&self, kind: &str) {
+        self.ask_about(kind, "").await;
+    }
+
+    pub(super) async fn ask_about(&self, kind: &str, about: &str) {
         let request = Request {
             v: 1,
             kind: kind.to_owned(),
-            about: String::new(),
+            about: about.to_owned(),
             at_ms: now_ms(),
         };
         let stack = name("shop");
@@ -151,15 +161,18 @@ impl Followed {
     }
 
     pub(super) async fn until_live(&self, commit: &Commit) {
-        let tag = Tag::parse(commit.tag()).unwrap();
+        self.until_settled(commit.tag()).await;
+    }
+
+    pub(super) async fn until_settled(&self, tag: &str) {
+        let tag = Tag::parse(tag).unwrap();
+        let live = format!("{tag} is live and settled");
         self.cluster
-            .until("it is live and settled", s(400), |world| {
-                super::look::settled(world, &tag)
-            })
+            .until(&live, s(400), |world| super::look::settled(world, &tag))
             .await;
     }
 
-    async fn ends(&self) -> Vec<(String, RunEnd)> {
+    pub(super) async fn ends(&self) -> Vec<(String, RunEnd)> {
         let ends = self.cluster.ends("shop").await.into_iter();
         ends.map(|(tag, end)| (tag.to_string(), end)).collect()
     }
@@ -171,7 +184,7 @@ impl Drop for Followed {
     }
 }
 
-fn tag(commit: &Commit) -> String {
+pub(super) fn tag(commit: &Commit) -> String {
     commit.tag().to_owned()
 }
 
@@ -258,11 +271,11 @@ async fn another_registry_image_takes_the_place_of_the_first_and_keeps_its_data(
 }
 
 /// An image of another stack, which has not made it yet.
-fn waiting(run: &str) -> String {
+pub(super) fn waiting(run: &str) -> String {
     web(run).replace("image: web", "image: \"viking:other/app\"")
 }
 
-fn is_held_up(pointer: &Pointer) -> bool {
+pub(super) fn is_held_up(pointer: &Pointer) -> bool {
     let building = pointer.building.as_ref();
     building.is_some_and(|building| !building.reason.is_empty())
 }

@@ -133,6 +133,7 @@ pub(super) fn source(url: &str) -> Source {
         branch: Some("main".to_owned()),
         path: String::new(),
         poll_ms: 30_000,
+        suspended_ms: None,
     }
 }
 

@@ -254,6 +254,7 @@ impl Rig {
             external: BTreeMap::new(),
             nodes: nodes.collect(),
             stages_ms: Vec::new(),
+            again: None,
         };
         let value = serde_json::to_vec(&release).expect("json");
         self.put(Key::Release(stack(), tag(at)), value).await;

@@ -257,6 +257,7 @@ async fn sources_are_guarded_and_requests_are_obeyed_with_the_pointer() {
         branch: None,
         path: String::new(),
         poll_ms: 1,
+        suspended_ms: None,
     };
     assert!(matches!(
         t.put_source(&stack(), &source, 0).await.unwrap(),

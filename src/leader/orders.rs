@@ -1,0 +1,235 @@
+//! Obeys what people ask of a stack apart from looks at its source: rollback, restart, retry. One
+//! loop for all stacks; what becomes of an order is `schedule::order`'s to say. A request is deleted
+//! by the very transaction that obeys or refuses it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Parts, follow, make};
+use crate::clock::now_ms;
+use crate::model::history::RunEnd;
+use crate::model::names::{StackName, Tag};
+use crate::model::release::{Pointer, Release, RunId};
+use crate::model::world::{StackWorld, World};
+use crate::schedule::order::{self, Obeyed, Order, Ready, Refused};
+use crate::store;
+use crate::store::Op;
+use crate::store::election::Leadership;
+use crate::store::tables::{self, Outcome};
+use crate::wake::{self, Ear, Next};
+
+/// A full look at least this often: events are hints.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// How soon an order that waits for room is looked at again, besides being rung.
+const ROOM_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long the registry may take to name the images of a release anew.
+const NAMING_MAX: Duration = Duration::from_secs(5);
+
+/// Orders of one stack, oldest first: request id, and what it asks for.
+type Orders = Vec<(String, Result<Order, String>)>;
+
+/// Obeys until shutdown or the end of the leadership.
+pub(super) async fn run(
+    parts: Parts,
+    leadership: Arc<Leadership>,
+    ear: Ear,
+    shutdown: CancellationToken,
+) {
+    wake::run("orders", INTERVAL, ear, shutdown, || {
+        step(&parts, &leadership)
+    })
+    .await;
+}
+
+async fn step(parts: &Parts, leadership: &Leadership) -> anyhow::Result<Next> {
+    let mut stacks: BTreeMap<StackName, Orders> = BTreeMap::new();
+    for (stack, id, request) in parts.tables.requests().await? {
+        if let Some(order) = Order::read(&request.kind, &request.about) {
+            stacks.entry(stack).or_default().push((id, order));
+        }
+    }
+    let mut next = Next::OnChange;
+    let mut failed = Vec::new();
+    for (name, orders) in &stacks {
+        match obey_first(parts, leadership, name, orders).await {
+            // Another one may be obeyed now.
+            Ok(true) => next = Next::After(Duration::ZERO),
+            Ok(false) if matches!(next, Next::OnChange) => next = Next::After(ROOM_AGAIN),
+            Ok(false) => {}
+            // The others are obeyed all the same.
+            Err(error) => failed.push(format!("{name}: {error:#}")),
+        }
+    }
+    if !failed.is_empty() {
+        anyhow::bail!("obeying {}", failed.join("; "));
+    }
+    Ok(next)
+}
+
+/// Obeys the oldest order that need not wait; whether there was one.
+async fn obey_first(
+    parts: &Parts,
+    leadership: &Leadership,
+    name: &StackName,
+    orders: &Orders,
+) -> anyhow::Result<bool> {
+    let world = parts.tables.world(now_ms()).await?;
+    let stack = world.stacks.get(name);
+    let followed = |stack: &&StackWorld| stack.source.is_some() && !stack.pointer.removing;
+    let Some(stack) = stack.filter(followed) else {
+        return Ok(false); // its requests go when it is seen off
+    };
+    if world.frozen_stacks.contains(name) {
+        return Ok(false);
+    }
+    let lived = lived(parts, name).await?;
+    for (id, order) in orders {
+        let desk = Desk {
+            parts,
+            leadership,
+            name,
+            stack,
+            id,
+            run: RunId::new(world.now_ms, fastrand::u16(..)),
+        };
+        if desk.obey(&world, order, &lived).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Tags of releases that went live, newest first.
+async fn lived(parts: &Parts, name: &StackName) -> anyhow::Result<Vec<Tag>> {
+    let history = parts.tables.history(name).await?.into_iter();
+    let live = history.filter(|run| run.end == RunEnd::Live);
+    Ok(live.map(|run| run.tag).collect())
+}
+
+/// One order in hand.
+struct Desk<'a> {
+    parts: &'a Parts,
+    leadership: &'a Leadership,
+    name: &'a StackName,
+    stack: &'a StackWorld,
+    /// The request.
+    id: &'a str,
+    /// The run of the release that comes of it.
+    run: RunId,
+}
+
+impl Desk<'_> {
+    /// Whether the request is done with.
+    async fn obey(
+        &self,
+        world: &World,
+        order: &Result<Order, String>,
+        lived: &[Tag],
+    ) -> anyhow::Result<bool> {
+        let order = match order {
+            Ok(order) => order,
+            Err(unreadable) => return self.refuse(unreadable).await,
+        };
+        match order::obey(world, self.name, order, lived, self.run.clone()) {
+            Obeyed::Wait(why) => {
+                tracing::debug!(stack = %self.name, "{order} waits: {why}");
+                Ok(false)
+            }
+            Obeyed::Refused(Refused { why, .. }) => self.refuse(&format!("{order}: {why}")).await,
+            Obeyed::Pointer(pointer) => {
+                let told = self.event(order.kind(), &order.to_string());
+                self.set(&pointer, vec![told]).await
+            }
+            Obeyed::Staged(ready) => self.stage(order, *ready).await,
+        }
+    }
+
+    async fn stage(&self, order: &Order, ready: Ready) -> anyhow::Result<bool> {
+        let Ready {
+            release,
+            procs,
+            pointer,
+            end,
+        } = ready;
+        let tables = &self.parts.tables;
+        let mut extra = vec![
+            tables.obey_op(self.name, self.id),
+            self.event(order.kind(), &format!("{order}, as {}", release.tag)),
+        ];
+        if let Some(mut end) = end {
+            end.placed = tables.placed_in(self.name, &end.run).await?;
+            extra.push(tables.history_op(self.name, &end));
+        }
+        let registry = self.parts.config.registry();
+        let revision = self.stack.pointer_revision;
+        let staged = tables.stage(
+            self.leadership,
+            &release,
+            &procs,
+            &registry,
+            &pointer,
+            revision,
+            extra,
+        );
+        match staged.await {
+            Ok(Outcome::Done(_)) => {
+                tracing::info!(stack = %self.name, tag = %release.tag, "{order}");
+                make::tell_staged(self.parts, &release, &procs);
+                self.name_images(&release).await;
+                Ok(true)
+            }
+            Ok(Outcome::Conflict | Outcome::Deposed) => Ok(false),
+            // Too large to be written, which trying again does not change.
+            Err(tables::Error::Refused(why) | tables::Error::Store(store::Error::Refused(why))) => {
+                self.refuse(&format!("{order}: {why}")).await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets the registry know the images by the new tag too, for people: whatever runs goes by digests,
+    /// so that this holds nothing up.
+    async fn name_images(&self, release: &Release) {
+        let named = async {
+            for image in release.images.values() {
+                let (repository, digest) = (&image.repository, &image.digest);
+                let tag = release.tag.as_str();
+                self.parts.registry.tag(repository, digest, tag).await?;
+            }
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(NAMING_MAX, named).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(stack = %self.name, "images not named: {error:#}"),
+            Err(_) => tracing::debug!(stack = %self.name, "images not named in time"),
+        }
+    }
+
+    /// What makes no sense any more is told and forgotten.
+    async fn refuse(&self, why: &str) -> anyhow::Result<bool> {
+        tracing::warn!(stack = %self.name, "refused: {why}");
+        let told = self.event("refused", why);
+        self.set(&self.stack.pointer, vec![told]).await
+    }
+
+    async fn set(&self, pointer: &Pointer, mut extra: Vec<Op>) -> anyhow::Result<bool> {
+        let tables = &self.parts.tables;
+        extra.push(tables.obey_op(self.name, self.id));
+        let revision = self.stack.pointer_revision;
+        let pointer = Pointer {
+            v: 1,
+            ..pointer.clone()
+        };
+        let set = tables.set_pointer(self.leadership, self.name, &pointer, revision, extra);
+        Ok(matches!(set.await?, Outcome::Done(_)))
+    }
+
+    fn event(&self, what: &str, why: &str) -> Op {
+        follow::event(&self.parts.tables, self.name, &self.run, what, why)
+    }
+}
