@@ -16,8 +16,10 @@ pub fn squeeze(world: &World, release: &mut Release) {
     pointer.staged = Some(release.tag.clone());
     pointer.phase = Phase::Staging;
     pointer.cut.clear();
-    // What is being drained leaves its room before long.
+    // What is being drained leaves its room before long: nothing is to say what it has.
     pointer.retiring = None;
+    let live = pointer.live.clone();
+    stack.releases.retain(|tag, _| live.as_ref() == Some(tag));
     stack.releases.insert(release.tag.clone(), release.clone());
     // One node at a time: it starts later then, and the next may fit.
     while let Some(node) = next(&then, &release.stack) {
