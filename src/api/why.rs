@@ -28,7 +28,7 @@ pub(crate) async fn why(
     Query(query): Query<WhyQuery>,
 ) -> Answer<Json<WhyReport>> {
     let (node, slot) = node_and_slot(&node)?;
-    let world = shared.state.world().await?;
+    let world = Arc::new(shared.state.world().await?);
     let found = stack(&world, &name)?;
     let known = |host: &HostName| world.members.contains_key(host);
     if let Some(host) = query.not.as_ref().filter(|host| !known(host)) {
@@ -37,13 +37,19 @@ pub(crate) async fn why(
     }
     let events = shared.state.tables.events(Some(&name)).await?;
     let events: Vec<_> = events.into_iter().map(|(_, event)| event).collect();
-    let question = Question {
-        stack: &name,
-        node: &node,
-        slot,
-        not: query.not.as_ref(),
+    let (of_world, of_stack, of_node) = (Arc::clone(&world), name.clone(), node.clone());
+    let look = move || {
+        let question = Question {
+            stack: &of_stack,
+            node: &of_node,
+            slot,
+            not: query.not.as_ref(),
+        };
+        why::why(&of_world, &events, &question)
     };
-    let jobs = why::why(&world, &events, &question);
+    // A plan of a large cluster takes too long between other requests.
+    let jobs = tokio::task::spawn_blocking(look).await;
+    let jobs = jobs.map_err(|error| ApiError::later(error.to_string(), "ask again"))?;
     if jobs.is_empty() {
         let all = wanted(&name, found);
         let mut known: BTreeSet<String> = all.iter().map(|w| w.job.node.to_string()).collect();

@@ -123,10 +123,13 @@ impl Follower {
         if !asked.is_empty() || memory.next_poll <= Instant::now() {
             self.look(&source, stack, memory).await?;
         }
-        let mut pulled = false;
-        if pull || self.must_make(stack, memory) {
+        // What people left, or what has failed, only `retry` brings back.
+        let aside = |head: &String| stack.pointer.is_set_aside(head);
+        let idle = pull && memory.head.as_ref().is_some_and(aside);
+        let mut pulled = idle;
+        if (pull && !idle) || self.must_make(stack, memory) {
             if !asked.is_empty() || due(memory) {
-                pulled = self.make(&source, memory, pull).await? && pull;
+                pulled |= self.make(&source, memory, pull).await? && pull;
             }
         } else {
             self.drop_leftovers(stack, memory).await?;
@@ -344,7 +347,7 @@ impl Follower {
         }
     }
 
-    async fn superseded(&self, newer: &str) -> anyhow::Result<()> {
+    pub(super) async fn superseded(&self, newer: &str) -> anyhow::Result<()> {
         self.change_with(|pointer| self.end_building(pointer, newer))
             .await
     }

@@ -24,14 +24,34 @@ use crate::wake::{self, Ear, Next};
 /// A full look at least this often: events are hints.
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// How soon an order that waits for room is looked at again, besides being rung.
-const ROOM_AGAIN: Duration = Duration::from_secs(1);
+/// How soon an order is looked at again when something else was written meanwhile.
+const CONFLICT_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long the registry may take to name the images of a release anew.
 const NAMING_MAX: Duration = Duration::from_secs(5);
 
 /// Orders of one stack, oldest first: request id, and what it asks for.
 type Orders = Vec<(String, Result<Order, String>)>;
+
+/// What came of an order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Came {
+    /// The request is done with.
+    Done,
+    /// It has to wait.
+    Waits,
+    /// The store has changed since it was read.
+    Conflict,
+}
+
+impl Came {
+    fn of(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done(_) => Self::Done,
+            Outcome::Conflict | Outcome::Deposed => Self::Conflict,
+        }
+    }
+}
 
 /// Obeys until shutdown or the end of the leadership.
 pub(super) async fn run(
@@ -58,9 +78,12 @@ async fn step(parts: &Parts, leadership: &Leadership) -> anyhow::Result<Next> {
     for (name, orders) in &stacks {
         match obey_first(parts, leadership, name, orders).await {
             // Another one may be obeyed now.
-            Ok(true) => next = Next::After(Duration::ZERO),
-            Ok(false) if matches!(next, Next::OnChange) => next = Next::After(ROOM_AGAIN),
-            Ok(false) => {}
+            Ok(Came::Done) => next = Next::After(Duration::ZERO),
+            Ok(Came::Conflict) if matches!(next, Next::OnChange) => {
+                next = Next::After(CONFLICT_AGAIN);
+            }
+            // What they wait for is in the pointer, whose change is heard of.
+            Ok(Came::Conflict | Came::Waits) => {}
             // The others are obeyed all the same.
             Err(error) => failed.push(format!("{name}: {error:#}")),
         }
@@ -71,21 +94,21 @@ async fn step(parts: &Parts, leadership: &Leadership) -> anyhow::Result<Next> {
     Ok(next)
 }
 
-/// Obeys the oldest order that need not wait; whether there was one.
+/// Obeys the oldest order that need not wait.
 async fn obey_first(
     parts: &Parts,
     leadership: &Leadership,
     name: &StackName,
     orders: &Orders,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Came> {
     let world = parts.tables.world(now_ms()).await?;
     let stack = world.stacks.get(name);
     let followed = |stack: &&StackWorld| stack.source.is_some() && !stack.pointer.removing;
     let Some(stack) = stack.filter(followed) else {
-        return Ok(false); // its requests go when it is seen off
+        return Ok(Came::Waits); // its requests go when it is seen off
     };
     if world.frozen_stacks.contains(name) {
-        return Ok(false);
+        return Ok(Came::Waits);
     }
     let lived = lived(parts, name).await?;
     for (id, order) in orders {
@@ -97,11 +120,12 @@ async fn obey_first(
             id,
             run: RunId::new(world.now_ms, fastrand::u16(..)),
         };
-        if desk.obey(&world, order, &lived).await? {
-            return Ok(true);
+        let came = desk.obey(&world, order, &lived).await?;
+        if came != Came::Waits {
+            return Ok(came);
         }
     }
-    Ok(false)
+    Ok(Came::Waits)
 }
 
 /// Tags of releases that went live, newest first.
@@ -124,13 +148,12 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    /// Whether the request is done with.
     async fn obey(
         &self,
         world: &World,
         order: &Result<Order, String>,
         lived: &[Tag],
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<Came> {
         let order = match order {
             Ok(order) => order,
             Err(unreadable) => return self.refuse(unreadable).await,
@@ -138,7 +161,7 @@ impl Desk<'_> {
         match order::obey(world, self.name, order, lived, self.run.clone()) {
             Obeyed::Wait(why) => {
                 tracing::debug!(stack = %self.name, "{order} waits: {why}");
-                Ok(false)
+                Ok(Came::Waits)
             }
             Obeyed::Refused(Refused { why, .. }) => self.refuse(&format!("{order}: {why}")).await,
             Obeyed::Pointer(pointer) => {
@@ -149,7 +172,7 @@ impl Desk<'_> {
         }
     }
 
-    async fn stage(&self, order: &Order, ready: Ready) -> anyhow::Result<bool> {
+    async fn stage(&self, order: &Order, ready: Ready) -> anyhow::Result<Came> {
         let Ready {
             release,
             procs,
@@ -180,10 +203,10 @@ impl Desk<'_> {
             Ok(Outcome::Done(_)) => {
                 tracing::info!(stack = %self.name, tag = %release.tag, "{order}");
                 make::tell_staged(self.parts, &release, &procs);
-                self.name_images(&release).await;
-                Ok(true)
+                self.name_images(&release);
+                Ok(Came::Done)
             }
-            Ok(Outcome::Conflict | Outcome::Deposed) => Ok(false),
+            Ok(other) => Ok(Came::of(other)),
             // Too large to be written, which trying again does not change.
             Err(tables::Error::Refused(why) | tables::Error::Store(store::Error::Refused(why))) => {
                 self.refuse(&format!("{order}: {why}")).await
@@ -193,31 +216,34 @@ impl Desk<'_> {
     }
 
     /// Lets the registry know the images by the new tag too, for people: whatever runs goes by digests,
-    /// so that this holds nothing up.
-    async fn name_images(&self, release: &Release) {
-        let named = async {
-            for image in release.images.values() {
+    /// so that nothing waits for this.
+    fn name_images(&self, release: &Release) {
+        let (registry, stack) = (Arc::clone(&self.parts.registry), self.name.clone());
+        let (tag, images) = (release.tag.clone(), release.images.clone());
+        let named = async move {
+            for image in images.values() {
                 let (repository, digest) = (&image.repository, &image.digest);
-                let tag = release.tag.as_str();
-                self.parts.registry.tag(repository, digest, tag).await?;
+                registry.tag(repository, digest, tag.as_str()).await?;
             }
             anyhow::Ok(())
         };
-        match tokio::time::timeout(NAMING_MAX, named).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(stack = %self.name, "images not named: {error:#}"),
-            Err(_) => tracing::debug!(stack = %self.name, "images not named in time"),
-        }
+        tokio::spawn(async move {
+            match tokio::time::timeout(NAMING_MAX, named).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%stack, "images not named: {error:#}"),
+                Err(_) => tracing::debug!(%stack, "images not named in time"),
+            }
+        });
     }
 
     /// What makes no sense any more is told and forgotten.
-    async fn refuse(&self, why: &str) -> anyhow::Result<bool> {
+    async fn refuse(&self, why: &str) -> anyhow::Result<Came> {
         tracing::warn!(stack = %self.name, "refused: {why}");
         let told = self.event("refused", why);
         self.set(&self.stack.pointer, vec![told]).await
     }
 
-    async fn set(&self, pointer: &Pointer, mut extra: Vec<Op>) -> anyhow::Result<bool> {
+    async fn set(&self, pointer: &Pointer, mut extra: Vec<Op>) -> anyhow::Result<Came> {
         let tables = &self.parts.tables;
         extra.push(tables.obey_op(self.name, self.id));
         let revision = self.stack.pointer_revision;
@@ -226,7 +252,7 @@ impl Desk<'_> {
             ..pointer.clone()
         };
         let set = tables.set_pointer(self.leadership, self.name, &pointer, revision, extra);
-        Ok(matches!(set.await?, Outcome::Done(_)))
+        Ok(Came::of(set.await?))
     }
 
     fn event(&self, what: &str, why: &str) -> Op {

@@ -38,12 +38,26 @@ impl Follower {
         if on_record.is_some_and(|stack| stack.suspended_ms().is_some()) {
             return Ok(Next::OnChange);
         }
+        if on_record.is_some_and(|stack| stack.pointer.is_set_aside(&made.commit.id)) {
+            // People went back meanwhile: only `retry` brings it up now.
+            let by = on_record.and_then(|stack| stack.pointer.named().next().cloned());
+            let by = by.map_or_else(|| "a rollback".to_owned(), |tag| tag.to_string());
+            memory.made = None;
+            self.superseded(&by).await?;
+            return Ok(Next::OnChange);
+        }
         let mut extra = Vec::new();
+        let mut forgives = None;
         match rollout::room(&world, &self.stack, &made.commit) {
             Room::Free => {}
             Room::Supersedes(mut end) => {
                 end.placed = self.parts.tables.placed_in(&self.stack, &end.run).await?;
                 extra.push(self.parts.tables.history_op(&self.stack, &end));
+                // What a rollback was to leave serves still.
+                let stack = on_record.filter(|s| s.staged().is_some_and(|r| r.again.is_some()));
+                forgives = stack
+                    .and_then(StackWorld::live)
+                    .map(|live| live.commit.id.clone());
             }
             Room::Wait(_) => return Ok(Next::After(ROOM_AGAIN)),
         }
@@ -65,6 +79,9 @@ impl Follower {
         let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
         pointer.stage(&release, world.now_ms);
         pointer.building = None;
+        if let Some(commit) = forgives {
+            pointer.forgive(&commit);
+        }
         let revision = stack.map_or(0, |stack| stack.pointer_revision);
         let registry = self.parts.config.registry();
         let outcome = self

@@ -1,7 +1,7 @@
 //! The past of a stack: how each run ended, and what happened on the way. Written by the leader and
 //! by hosts beside the change it tells of; bounded by `Tables::trim`; nothing is decided from it.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::names::{NodeName, Tag};
 use super::plan::Start;
@@ -127,7 +127,41 @@ pub struct EventRecord {
     pub what: String,
     /// In words.
     pub why: String,
-    /// Of placements: the jobs and what the rules said of hosts then.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Of placements: the jobs and what the rules said of hosts then. (Once it was one.)
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
     pub placed: Vec<Start>,
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Start>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Placed {
+        Many(Vec<Start>),
+        One(Box<Start>),
+    }
+    Ok(match Placed::deserialize(deserializer)? {
+        Placed::Many(all) => all,
+        Placed::One(one) => vec![*one],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_of_one_placement_is_read_as_one_of_several() {
+        let start = r#"{"job":{"stack":"s","tag":"a1","node":"web","slot":0},"run":"r","host":"h","reason":"why","verdicts":[]}"#;
+        let event = |placed: &str| {
+            let text = format!(
+                r#"{{"v":1,"at_ms":1,"who":"leader","about":"s","what":"placed","why":"","placed":{placed}}}"#
+            );
+            serde_json::from_str::<EventRecord>(&text).unwrap()
+        };
+        assert_eq!(event(start), event(&format!("[{start}]")));
+    }
 }

@@ -22,7 +22,10 @@ impl Verdict {
     /// Whether the host may run the job.
     #[must_use]
     pub fn fits(&self) -> bool {
-        matches!(self.ruling, Ruling::Fits(_))
+        matches!(
+            self.ruling,
+            Ruling::Fits(_) | Ruling::Told { fits: true, .. }
+        )
     }
 }
 
@@ -79,6 +82,16 @@ pub enum Ruling {
         reserved: u64,
         /// What there is.
         capacity: u64,
+    },
+    /// What another version of viking wrote down, in its words.
+    #[serde(untagged)]
+    Told {
+        /// Whether the host might run the job.
+        #[serde(default, skip_serializing)]
+        fits: bool,
+        /// Why.
+        #[serde(default, skip_serializing)]
+        reason: String,
     },
 }
 
@@ -221,6 +234,7 @@ impl fmt::Display for Ruling {
                     Ok(())
                 }
             },
+            Self::Told { reason, .. } => f.write_str(reason),
             Self::NotSeen => f.write_str("not seen: its lease has ended"),
             Self::Cordoned => f.write_str("cordoned"),
             Self::Draining => f.write_str("draining"),
@@ -246,6 +260,46 @@ impl fmt::Display for Ruling {
                     "no room: {what} asks {asks}{unit}, reserved {reserved}{unit} of {capacity}{unit}"
                 )
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_kept_as_numbers_and_those_of_other_versions_in_their_words() {
+        let read = |text| serde_json::from_str::<Verdict>(text).unwrap();
+        let full = Verdict {
+            host: "h1".parse().unwrap(),
+            ruling: Ruling::NoRoom {
+                of: Scarce::Cpu,
+                asks: 500,
+                reserved: 800,
+                capacity: 1000,
+            },
+        };
+        let text = serde_json::to_string(&full).unwrap();
+        assert_eq!(
+            text,
+            r#"{"host":"h1","rule":"no_room","of":"cpu","asks":500,"reserved":800,"capacity":1000}"#
+        );
+        assert_eq!(read(&text), full);
+        for (text, fits, words) in [
+            (
+                r#"{"host":"h1","fits":true,"reason":"fits: 0 jobs"}"#,
+                true,
+                "fits: 0 jobs",
+            ),
+            (
+                r#"{"host":"h1","rule":"moon","reason":"full"}"#,
+                false,
+                "full",
+            ),
+        ] {
+            let old = read(text);
+            assert_eq!((old.fits(), &*old.ruling.to_string()), (fits, words));
         }
     }
 }

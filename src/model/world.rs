@@ -139,8 +139,7 @@ impl World {
         self.assignments.get(&(job.clone(), host.clone()))
     }
 
-    /// The node record that describes a placed job: of the releases the pointer names, live first,
-    /// else of any on record.
+    /// The node record that describes a placed job: of any release the pointer names, live first.
     #[must_use]
     pub fn node(&self, job: &JobKey) -> Option<&ReleaseNode> {
         let stack = self.stacks.get(&job.stack)?;
@@ -148,7 +147,6 @@ impl World {
         let mut nodes = named
             .into_iter()
             .flatten()
-            .chain(stack.releases.values())
             .filter_map(|release| release.nodes.get(&job.node));
         nodes.find(|node| node.tag == job.tag)
     }

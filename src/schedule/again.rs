@@ -115,7 +115,7 @@ fn spec_of<'a>(
 }
 
 /// Commits that a rollback leaves: sync would bring them straight back. Of what serves and of what
-/// is on its way, what is newer than where it goes.
+/// is on its way, what is newer than where it goes, or what the branch is at.
 pub(super) fn left(
     name: &StackName,
     stack: &StackWorld,
@@ -123,10 +123,14 @@ pub(super) fn left(
     now_ms: u64,
 ) -> Vec<Quarantine> {
     let target = root(stack, to);
+    let source = stack.pointer.source.as_ref();
+    let seen = source.and_then(|source| Some(&source.seen.as_ref()?.id));
     let roots = [stack.live(), stack.staged()].into_iter().flatten();
-    let newer = roots
-        .map(|release| root(stack, release))
-        .filter(|root| root.made_ms > target.made_ms && root.commit.id != target.commit.id);
+    let newer = roots.map(|release| root(stack, release)).filter(|root| {
+        // The branch may be at an older one that people went back to before.
+        let would_return = root.made_ms > target.made_ms || seen == Some(&root.commit.id);
+        would_return && root.commit.id != target.commit.id
+    });
     let aside = |root: &Release| Quarantine {
         commit: root.commit.clone(),
         tag: root.tag.clone(),

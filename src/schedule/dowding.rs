@@ -117,8 +117,12 @@ impl<'a> Planner<'a> {
                 (name, all.into())
             })
             .collect();
-        let count: usize = wanted.values().map(|all| all.len()).sum();
-        let unplaced = count.saturating_sub(world.run.len()).max(1);
+        let to_place = |wanted: &&Wanted<'_>| {
+            let placed = world.placement(&wanted.job);
+            placed.is_none_or(|placed| relocate::leave(world, wanted, placed) != Leave::Not)
+        };
+        let unplaced = wanted.values().flat_map(|all| all.iter());
+        let unplaced = unplaced.filter(to_place).count().max(1);
         Self {
             world,
             maps: OnceCell::new(),

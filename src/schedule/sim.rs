@@ -1,8 +1,8 @@
 //! What would become of a world: plans carried out on a copy of it, as if every container started
 //! well. Used by `viking sim` and by tests; knows no store and no host.
 
-use super::dowding;
 use super::retire::DRAIN_MS;
+use super::{check, dowding};
 use crate::model::job::{Assignment, Instance, JobState, StateRecord};
 use crate::model::plan::Plan;
 use crate::model::world::World;
@@ -19,7 +19,8 @@ const INSTANCES_FROM: i64 = 1 << 60;
 pub fn rounds(world: &mut World) -> Vec<Plan> {
     let mut plans = Vec::new();
     while plans.len() < ROUNDS_MAX {
-        let plan = dowding::plan(world);
+        // What would be refused is not written.
+        let (plan, _) = check::sound(world, dowding::plan(world));
         let rests = plan.is_empty();
         carry_out(world, &plan);
         plans.push(plan);

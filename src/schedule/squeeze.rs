@@ -1,6 +1,8 @@
 //! Which changed nodes of a release have no room beside their live copies, and so are handed over as
 //! exclusive ones are. Asked once, right before the release is staged. Pure.
 
+use std::collections::BTreeSet;
+
 use super::dowding::Planner;
 use super::wanted::{Role, Wanted, wanted};
 use crate::model::job::JobKey;
@@ -16,10 +18,8 @@ pub fn squeeze(world: &World, release: &mut Release) {
     pointer.staged = Some(release.tag.clone());
     pointer.phase = Phase::Staging;
     pointer.cut.clear();
-    // What is being drained leaves its room before long: nothing is to say what it has.
+    // What is being drained leaves its room before long.
     pointer.retiring = None;
-    let live = pointer.live.clone();
-    stack.releases.retain(|tag, _| live.as_ref() == Some(tag));
     stack.releases.insert(release.tag.clone(), release.clone());
     // One node at a time: it starts later then, and the next may fit.
     while let Some(node) = next(&then, &release.stack) {
@@ -46,6 +46,8 @@ fn next(then: &World, name: &StackName) -> Option<NodeName> {
     let mut planner = Planner::new(then);
     planner.count_in(|_| false);
     let mut placed = Placed::new();
+    // Slots of one node that are not pinned fit alike, or do not.
+    let mut hopeless = BTreeSet::new();
     let mut all = wanted(name, stack);
     // What is live has its room first, also where it is not placed yet.
     all.sort_by(|a, b| (a.role, &a.job).cmp(&(b.role, &b.job)));
@@ -60,9 +62,14 @@ fn next(then: &World, name: &StackName) -> Option<NodeName> {
         } else if *role == Role::Staged
             // A slot that scale adds may not fit either way: each node is marked once.
             && !node.squeezed
-            && fits_alone(then, stack, &placed, &wanted)
+            && !hopeless.contains(&job.node)
         {
-            return Some(job.node.clone());
+            if fits_alone(then, stack, &placed, &wanted) {
+                return Some(job.node.clone());
+            }
+            if !node.pinned() {
+                hopeless.insert(job.node.clone());
+            }
         }
     }
     None
@@ -76,10 +83,13 @@ fn fits_alone(then: &World, stack: &StackWorld, placed: &Placed<'_>, wanted: &Wa
     };
     let of_stack = |job: &JobKey| job.stack == wanted.job.stack && job.node == *node;
     let live = |job: &JobKey| of_stack(job) && job.tag == before.tag;
+    if before.tag == *tag {
+        return false;
+    }
     let mut planner = Planner::new(then);
     planner.count_in(live);
     for (host, job, node) in placed.iter().filter(|(_, job, _)| !live(job)) {
         planner.add(host, job, node);
     }
-    before.tag != *tag && planner.choose(wanted).host().is_some()
+    planner.choose(wanted).host().is_some()
 }

@@ -7,7 +7,7 @@ use super::dowding;
 use super::wanted::{Role, Wanted, wanted};
 use crate::model::history::EventRecord;
 use crate::model::job::JobKey;
-use crate::model::names::{HostName, NodeName, StackName};
+use crate::model::names::{HostName, NodeName, StackName, Tag};
 use crate::model::plan::{Plan, Start, Unplaced};
 use crate::model::verdict::{Ruling, Standing, Verdict};
 use crate::model::wire::{Decided, WhyJob, WhyNot, rfc3339};
@@ -40,10 +40,15 @@ pub fn why(world: &World, events: &[EventRecord], question: &Question<'_>) -> Ve
     jobs.retain(asked);
     let plan = dowding::plan(world);
     let decisions = decisions(events);
+    let mut asked = Now {
+        world,
+        unpinned: BTreeMap::new(),
+    };
     let answer = |wanted: Wanted<'_>| {
+        let now = asked.of(&wanted);
         let Wanted { job, role, .. } = wanted;
-        let found = look(world, &plan, &decisions, &job);
-        let not = question.not.map(|host| not(world, &found, &job, host));
+        let found = look(world, &plan, &decisions, &job, &now);
+        let not = question.not.map(|host| not(&found, &now, host));
         WhyJob {
             role: word(role).to_owned(),
             state: found.state.to_owned(),
@@ -56,6 +61,25 @@ pub fn why(world: &World, events: &[EventRecord], question: &Question<'_>) -> Ve
         }
     };
     jobs.into_iter().map(answer).collect()
+}
+
+/// What the rules say now. Of the slots of one node they say the same, unless those belong somewhere:
+/// asking for each of a hundred would be a plan for each.
+struct Now<'a> {
+    world: &'a World,
+    unpinned: BTreeMap<(NodeName, Tag), Vec<Verdict>>,
+}
+
+impl Now<'_> {
+    fn of(&mut self, wanted: &Wanted<'_>) -> Vec<Verdict> {
+        let Wanted { job, node, .. } = wanted;
+        let now = || dowding::explain(self.world, job).unwrap_or_default();
+        if node.pinned() || node.exclusive || node.squeezed {
+            return now();
+        }
+        let of = (job.node.clone(), job.tag.clone());
+        self.unpinned.entry(of).or_insert_with(now).clone()
+    }
 }
 
 fn word(role: Role) -> &'static str {
@@ -90,8 +114,8 @@ fn look<'a>(
     plan: &'a Plan,
     decisions: &BTreeMap<(&JobKey, &HostName), (u64, &Start)>,
     job: &JobKey,
+    now: &[Verdict],
 ) -> Found<'a> {
-    let now = || dowding::explain(world, job).unwrap_or_default();
     let unplaced = |state, list: &[Unplaced]| {
         let found = list.iter().find(|unplaced| unplaced.job == *job)?;
         Some(Found {
@@ -99,7 +123,7 @@ fn look<'a>(
             host: None,
             because: found.reason.clone(),
             decided: None,
-            verdicts: now(),
+            verdicts: now.to_vec(),
         })
     };
     if world.frozen_stacks.contains(&job.stack) {
@@ -127,7 +151,7 @@ fn look<'a>(
             host: Some(&start.host),
             because: because(&start.host, &start.verdicts),
             decided: None,
-            verdicts: now(),
+            verdicts: now.to_vec(),
         };
     }
     let host = world.run.get(job);
@@ -159,7 +183,7 @@ fn look<'a>(
                       say now"
                     .to_owned(),
             decided: None,
-            verdicts: now(),
+            verdicts: now.to_vec(),
         },
     }
 }
@@ -188,7 +212,7 @@ fn standing(verdict: &Verdict) -> Option<&Standing> {
 }
 
 /// Why a job is not on some host: as it was said with the decision, else as the rules are now.
-fn not(world: &World, found: &Found<'_>, job: &JobKey, host: &HostName) -> WhyNot {
+fn not(found: &Found<'_>, now: &[Verdict], host: &HostName) -> WhyNot {
     if found.host == Some(host) {
         return WhyNot {
             host: host.clone(),
@@ -199,8 +223,7 @@ fn not(world: &World, found: &Found<'_>, job: &JobKey, host: &HostName) -> WhyNo
     let of = |verdicts: &[Verdict]| verdicts.iter().find(|v| v.host == *host).cloned();
     let recorded = found.decided.as_ref().and_then(|_| of(&found.verdicts));
     let decided = recorded.is_some();
-    let now = || dowding::explain(world, job);
-    let verdict = recorded.or_else(|| of(&now().unwrap_or_default()));
+    let verdict = recorded.or_else(|| of(now));
     let won = found.verdicts.iter().find(|v| Some(&v.host) == found.host);
     let won = won.and_then(standing).filter(|_| decided);
     let because = match (verdict, won) {

@@ -168,7 +168,12 @@ fn befall(world: &mut World, event: &Event) {
         Event::Released(at) => {
             let names: Vec<StackName> = world.stacks.keys().cloned().collect();
             let stack = world.stacks.get_mut(at.get(&names)).expect("a stack");
-            stack.pointer.live = Some(Tag::parse("b2").expect("a tag"));
+            let next = Some(Tag::parse("b2").expect("a tag"));
+            let before = std::mem::replace(&mut stack.pointer.live, next);
+            if before != stack.pointer.live {
+                stack.pointer.retiring = before;
+                stack.pointer.since_ms = world.now_ms;
+            }
         }
         Event::Failed(at) => {
             let placed: Vec<_> = world.assignments.values().cloned().collect();
@@ -382,33 +387,19 @@ proptest! {
     }
 
     #[test]
-    fn the_order_in_which_a_world_is_written_down_does_not_matter(
+    fn a_world_that_was_dumped_and_read_back_has_the_same_plan(
         hosts in prop::collection::vec(host(), 1..8),
         stacks in prop::collection::vec(stack(), 1..4),
         events in prop::collection::vec(event(), 0..4),
-        order in any::<u64>(),
     ) {
         let mut world = world(&hosts, &stacks);
         for event in &events {
             drop(sim::rounds(&mut world));
             befall(&mut world, event);
         }
-        let dump = serde_json::to_value(&world).expect("JSON");
-        let shuffled: World = serde_json::from_value(shuffled(dump, order)).expect("a world");
-        prop_assert_eq!(dowding::plan(&world), dowding::plan(&shuffled));
+        let dumped = serde_json::to_vec(&world).expect("JSON");
+        let back: World = serde_json::from_slice(&dumped).expect("a world");
+        prop_assert_eq!(&back, &world);
+        prop_assert_eq!(dowding::plan(&world), dowding::plan(&back));
     }
-}
-
-/// The same with the pairs of every map that is a list in another order.
-fn shuffled(value: serde_json::Value, order: u64) -> serde_json::Value {
-    let serde_json::Value::Object(mut object) = value else {
-        return value;
-    };
-    let mut random = fastrand::Rng::with_seed(order);
-    for key in ["assignments", "run", "fixed", "states", "counters"] {
-        if let Some(serde_json::Value::Array(pairs)) = object.get_mut(key) {
-            random.shuffle(pairs);
-        }
-    }
-    serde_json::Value::Object(object)
 }

@@ -71,19 +71,10 @@ async fn an_idle_cluster_leaves_etcd_alone_and_a_change_wakes_whom_it_concerns()
     for n in 0..HOSTS {
         cluster.start_candidate(n);
     }
-    // All of them list everything as they begin: nothing else gets through meanwhile.
-    let all_here = async {
-        loop {
-            let world = cluster.clear.world(viking::clock::now_ms()).await;
-            if world.is_ok_and(|world| world.hosts.len() == HOSTS) {
-                break;
-            }
-            tokio::time::sleep(s(1)).await;
-        }
-    };
-    tokio::time::timeout(s(300), all_here)
-        .await
-        .expect("all hosts are seen");
+    until(&cluster, "all hosts are seen", |world| {
+        world.hosts.len() == HOSTS
+    })
+    .await;
     let stop = CancellationToken::new();
     let _asks = start_ambassadors(&cluster, &stop);
     for n in 0..STACKS {
@@ -99,9 +90,7 @@ async fn an_idle_cluster_leaves_etcd_alone_and_a_change_wakes_whom_it_concerns()
             .filter(|stack| stack.pointer.live.is_some());
         live.count() == STACKS
     };
-    cluster
-        .until("all stacks are live", s(1_200), all_live)
-        .await;
+    until(&cluster, "all stacks are live", all_live).await;
     // The first full passes are over, and so are drains.
     tokio::time::sleep(s(30)).await;
     let before = requests(&etcd).await;
@@ -124,6 +113,22 @@ async fn an_idle_cluster_leaves_etcd_alone_and_a_change_wakes_whom_it_concerns()
     assert!(per_host < REQUESTS_MAX, "{per_host:.2}");
     // The host itself and the leader; the rest is chance.
     assert!(changed <= 2 * calm + 10, "{changed} against {calm}");
+}
+
+/// Waits until a world is seen that is so. All hosts list everything as they begin, and again whenever a
+/// lease of theirs ended: nothing else gets through on a small machine meanwhile.
+async fn until(cluster: &Cluster, what: &str, is_so: impl Fn(&World) -> bool) {
+    let look = async {
+        loop {
+            let world = cluster.clear.world(viking::clock::now_ms()).await;
+            if world.is_ok_and(|world| is_so(&world)) {
+                break;
+            }
+            tokio::time::sleep(s(1)).await;
+        }
+    };
+    let seen = tokio::time::timeout(s(1_200), look).await;
+    seen.unwrap_or_else(|_| panic!("not within 20 minutes: {what}"));
 }
 
 /// How many hosts read within a moment of something.
