@@ -331,3 +331,54 @@ async fn a_newer_commit_takes_over_from_a_rollback_that_does_not_get_anywhere() 
     ];
     assert_eq!(followed.ends().await, ends);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_was_made_again_before_a_rollback_left_it_does_not_come_back() {
+    let followed = Followed::start().await;
+    let first = followed.go_live(&web("v1")).await;
+    let second = followed.go_live(&web("v2")).await;
+    followed.behave("v3", &Behaviour::HealthyAfter(s(300)));
+    let third = followed.push(&patient("v3"));
+    followed.until_staged(&third).await;
+    // The branch goes back to what is live: that is made again, and waits for room.
+    followed.repo.reset(&second);
+    followed.ask_about("sync", "").await;
+    let is_second = |pointer: &Pointer| {
+        let building = pointer.building.as_ref();
+        building.is_some_and(|building| building.commit.id == second.0)
+    };
+    followed.until("it is made again", is_second).await;
+    tokio::time::sleep(s(5)).await;
+    followed.roll_back(first.tag()).await;
+    followed.until_settled(&again(&first, 2)).await;
+    followed.stays(&again(&first, 2)).await;
+    assert_eq!(followed.pointer().await.building, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn looking_up_external_images_does_not_bring_back_what_a_rollback_left() {
+    let followed = Followed::start().await;
+    let first = followed.go_live(&web("v1")).await;
+    followed.go_live(&web("v2")).await;
+    followed.roll_back(first.tag()).await;
+    followed.until_settled(&again(&first, 2)).await;
+    followed.ask_about("pull", "").await;
+    followed.stays(&again(&first, 2)).await;
+    assert!(followed.cluster.clear.requests().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_way_forward_again_is_not_undone_by_a_branch_that_went_back_too() {
+    let followed = Followed::start().await;
+    let first = followed.go_live(&web("v1")).await;
+    let second = followed.go_live(&web("v2")).await;
+    followed.roll_back(first.tag()).await;
+    followed.until_settled(&again(&first, 2)).await;
+    followed.repo.reset(&first);
+    followed.ask_about("sync", "").await;
+    let forgiven = |pointer: &Pointer| pointer.quarantine.is_none();
+    followed.until("what was left is forgiven", forgiven).await;
+    followed.roll_back(second.tag()).await;
+    followed.until_settled(&again(&second, 2)).await;
+    followed.stays(&again(&second, 2)).await;
+}
