@@ -320,7 +320,7 @@ fn forgotten(world: &World, plan: &Plan) -> Vec<JobKey> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3_584))]
+    #![proptest_config(ProptestConfig::with_cases(2_880))]
 
     #[test]
     fn whatever_befalls_a_world_its_plans_keep_the_rules(

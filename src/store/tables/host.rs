@@ -206,13 +206,18 @@ impl Tables {
     /// # Errors
     /// When the store has no answer.
     pub async fn event(&self, stack: &StackName, run: &RunId, event: &EventRecord) -> Result<()> {
-        let op = self.event_op(stack, run, super::event_number(event.at_ms), event);
-        let guard = match &op {
-            Op::Put { key, .. } => vec![Compare::CreateRevision(key.clone(), 0)],
-            Op::Delete { .. } | Op::DeletePrefix { .. } => Vec::new(),
-        };
-        // A conflict needs the same millisecond and the same chance: then one event is lost.
-        self.guarded(guard, vec![op]).await.map(drop)
+        for _ in 0..TRIES {
+            let op = self.event_op(stack, run, super::event_number(event.at_ms), event);
+            let guard = match &op {
+                Op::Put { key, .. } => vec![Compare::CreateRevision(key.clone(), 0)],
+                Op::Delete { .. } | Op::DeletePrefix { .. } => Vec::new(),
+            };
+            // A conflict needs the same millisecond and the same chance.
+            if matches!(self.guarded(guard, vec![op]).await?, Outcome::Done(_)) {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
