@@ -29,18 +29,18 @@ impl Follower {
             return Ok(Next::OnChange);
         };
         let world = self.parts.tables.world(now_ms()).await?;
-        let on_record = world.stacks.get(&self.stack);
-        if on_record.is_some_and(|stack| stack.releases.contains_key(&made.tag)) {
+        let stack = world.stacks.get(&self.stack);
+        if stack.is_some_and(|stack| stack.releases.contains_key(&made.tag)) {
             // Staged already; only the store's answer was lost.
             memory.made = None;
             return Ok(Next::OnChange);
         }
-        if on_record.is_some_and(|stack| stack.suspended_ms().is_some()) {
+        if stack.is_some_and(|stack| stack.suspended_ms().is_some()) {
             return Ok(Next::OnChange);
         }
-        if on_record.is_some_and(|stack| stack.pointer.is_set_aside(&made.commit.id)) {
+        if stack.is_some_and(|stack| stack.pointer.is_set_aside(&made.commit.id)) {
             // People went back meanwhile: only `retry` brings it up now.
-            let by = on_record.and_then(|stack| stack.pointer.named().next().cloned());
+            let by = stack.and_then(|stack| stack.pointer.named().next().cloned());
             let by = by.map_or_else(|| "a rollback".to_owned(), |tag| tag.to_string());
             memory.made = None;
             self.superseded(&by).await?;
@@ -54,14 +54,13 @@ impl Follower {
                 end.placed = self.parts.tables.placed_in(&self.stack, &end.run).await?;
                 extra.push(self.parts.tables.history_op(&self.stack, &end));
                 // What a rollback was to leave serves still.
-                let stack = on_record.filter(|s| s.staged().is_some_and(|r| r.again.is_some()));
-                forgives = stack
+                let left = stack.filter(|s| s.staged().is_some_and(|r| r.again.is_some()));
+                forgives = left
                     .and_then(StackWorld::live)
                     .map(|live| live.commit.id.clone());
             }
             Room::Wait(_) => return Ok(Next::After(ROOM_AGAIN)),
         }
-        let stack = world.stacks.get(&self.stack);
         let (mut release, procs) = match self.compose(made, stack, &world) {
             Ok(composed) => composed,
             Err(error) => {

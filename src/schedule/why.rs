@@ -116,75 +116,50 @@ fn look<'a>(
     job: &JobKey,
     now: &[Verdict],
 ) -> Found<'a> {
+    let told = |state, host, because, verdicts: &[Verdict]| Found {
+        state,
+        host,
+        because,
+        decided: None,
+        verdicts: verdicts.to_vec(),
+    };
     let unplaced = |state, list: &[Unplaced]| {
         let found = list.iter().find(|unplaced| unplaced.job == *job)?;
-        Some(Found {
-            state,
-            host: None,
-            because: found.reason.clone(),
-            decided: None,
-            verdicts: now.to_vec(),
-        })
+        Some(told(state, None, found.reason.clone(), now))
     };
+    let host = world.run.get(job);
     if world.frozen_stacks.contains(&job.stack) {
-        return Found {
-            state: "frozen",
-            host: world.run.get(job),
-            because: "something of its stack cannot be read, so nothing of it is started, moved or stopped"
-                .to_owned(),
-            decided: None,
-            verdicts: Vec::new(),
-        };
+        let why =
+            "something of its stack cannot be read, so nothing of it is started, moved or stopped";
+        return told("frozen", host, why.to_owned(), &[]);
     }
-    if let Some(found) =
-        unplaced("waiting", &plan.waiting).or_else(|| unplaced("blocked", &plan.blocked))
-    {
+    let nowhere = unplaced("waiting", &plan.waiting);
+    if let Some(found) = nowhere.or_else(|| unplaced("blocked", &plan.blocked)) {
         return found;
     }
-    if let Some(start) = plan
-        .start
-        .iter()
-        .find(|start| start.job == *job && !start.beside)
-    {
-        return Found {
-            state: "starting",
-            host: Some(&start.host),
-            because: because(&start.host, &start.verdicts),
-            decided: None,
-            verdicts: now.to_vec(),
-        };
+    let mut starts = plan.start.iter();
+    if let Some(start) = starts.find(|start| start.job == *job && !start.beside) {
+        let why = because(&start.host, &start.verdicts);
+        return told("starting", Some(&start.host), why, now);
     }
-    let host = world.run.get(job);
-    match host.and_then(|host| decisions.get(&(job, host))) {
-        Some((at_ms, start)) => Found {
-            state: "placed",
-            host,
-            because: because(&start.host, &start.verdicts),
-            decided: Some(Decided {
-                at_ms: *at_ms,
-                at: rfc3339(*at_ms),
-                run: start.run.clone(),
-                revision: start.revision,
-            }),
-            verdicts: start.verdicts.clone(),
-        },
-        None if host.is_none() => Found {
-            state: "gone",
-            host: None,
-            because: "it has ended".to_owned(),
-            decided: None,
-            verdicts: Vec::new(),
-        },
-        None => Found {
-            state: "placed",
-            host,
-            because:
-                "it was put there before anything that is still on record; below is what the rules \
-                      say now"
-                    .to_owned(),
-            decided: None,
-            verdicts: now.to_vec(),
-        },
+    let Some(host) = host else {
+        return told("gone", None, "it has ended".to_owned(), &[]);
+    };
+    let Some((at_ms, start)) = decisions.get(&(job, host)) else {
+        let why = "it was put there before anything that is still on record; below is what the rules \
+                   say now";
+        return told("placed", Some(host), why.to_owned(), now);
+    };
+    let decided = Decided {
+        at_ms: *at_ms,
+        at: rfc3339(*at_ms),
+        run: start.run.clone(),
+        revision: start.revision,
+    };
+    let why = because(&start.host, &start.verdicts);
+    Found {
+        decided: Some(decided),
+        ..told("placed", Some(host), why, &start.verdicts)
     }
 }
 
