@@ -322,8 +322,14 @@ impl Cluster {
             poll_ms: 30_000,
             suspended_ms: None,
         };
-        // It may have been there.
-        self.clear.put_source(stack, &source, 0).await.unwrap();
+        // It may have been there, or a store of many hosts be busy.
+        let put = async {
+            while self.clear.put_source(stack, &source, 0).await.is_err() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let seen = tokio::time::timeout(s(300), put).await;
+        seen.unwrap_or_else(|_| panic!("not within five minutes: {stack} is added"));
     }
 }
 

@@ -20,6 +20,8 @@ const SCALE: usize = 100;
 const IDLE: Duration = Duration::from_secs(60);
 /// Requests per host and second.
 const REQUESTS_MAX: f64 = 2.0;
+/// How far apart hosts start.
+const START_APART: Duration = Duration::from_millis(100);
 /// How soon after a change who it concerns has read.
 const WOKEN: Duration = Duration::from_millis(700);
 
@@ -70,6 +72,8 @@ async fn an_idle_cluster_leaves_etcd_alone_and_a_change_wakes_whom_it_concerns()
     let mut cluster = Cluster::over(HOSTS, etcd.store().await, Some(&etcd)).await;
     for n in 0..HOSTS {
         cluster.start_candidate(n);
+        // Machines do not all boot in one moment, and this one runs them all.
+        tokio::time::sleep(START_APART).await;
     }
     until(&cluster, "all hosts are seen", |world| {
         world.hosts.len() == HOSTS
