@@ -221,12 +221,21 @@ pub async fn serve(
 
 /// Answers what the API asks of git.
 async fn answer(parts: leader::Parts, mut questions: mpsc::Receiver<Ask>) {
-    while let Some(Ask::Add { source, reply }) = questions.recv().await {
+    while let Some(question) = questions.recv().await {
         let parts = parts.clone();
         tokio::spawn(async move {
-            let added = leader::add(&parts, &source).await;
+            let words = |error: anyhow::Error| format!("{error:#}");
             // The asker may have hung up.
-            reply.send(added.map_err(|error| format!("{error:#}"))).ok();
+            match question {
+                Ask::Add { source, reply } => {
+                    let added = leader::add(&parts, &source).await;
+                    reply.send(added.map_err(words)).ok();
+                }
+                Ask::Plan { stack, word, reply } => {
+                    let told = leader::foresee(&parts, &stack, word.as_deref()).await;
+                    reply.send(told.map(Box::new).map_err(words)).ok();
+                }
+            }
         });
     }
 }

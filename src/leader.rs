@@ -2,8 +2,10 @@
 //! dispatch and rollout. Started by `host` with a `Leadership`, ended when that is lost. Decides
 //! nothing itself: it reads, asks the stages, and writes what they say.
 
+mod apply;
 mod bootstrap;
 mod follow;
+mod foresee;
 mod make;
 mod orders;
 mod people;
@@ -35,6 +37,7 @@ use crate::store::tables::Tables;
 use crate::sync::Mirrors;
 use crate::wake::{self, Bell, Next, ProgressSink};
 
+pub use foresee::foresee;
 pub use people::{add, see_off};
 
 /// A full look at the list of stacks at least this often.

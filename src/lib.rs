@@ -19,6 +19,8 @@ pub mod sync;
 
 pub mod schedule;
 
+pub mod foretell;
+
 pub mod deploy;
 
 pub mod router;

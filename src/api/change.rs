@@ -31,27 +31,32 @@ pub(crate) async fn add(
     Json(request): Json<AddRequest>,
 ) -> Answer<Json<Added>> {
     let source = source(&request)?;
+    let asked = ask(&shared, |reply| Ask::Add { source, reply }).await?;
+    let hint = "nothing is followed because of this; repair it and add the repository again";
+    asked
+        .map(Json)
+        .map_err(|why| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, why, hint))
+}
+
+/// Asks what needs git.
+pub(super) async fn ask<T>(
+    shared: &Shared,
+    ask: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Ask,
+) -> Answer<Result<T, String>> {
     let (reply, answer) = oneshot::channel();
-    let busy = || {
+    let busy = |_| {
         ApiError::later(
             "the host is busy with other requests",
             "try again in a moment",
         )
     };
-    let ask = Ask::Add { source, reply };
-    shared.state.asks.try_send(ask).map_err(|_| busy())?;
-    match answer.await {
-        Ok(Ok(added)) => Ok(Json(added)),
-        Ok(Err(why)) => Err(ApiError::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            why,
-            "nothing is followed because of this; repair it and add the repository again",
-        )),
-        Err(_) => Err(ApiError::later(
+    shared.state.asks.try_send(ask(reply)).map_err(busy)?;
+    answer.await.map_err(|_| {
+        ApiError::later(
             "the host stopped before it could look at the repository",
-            "add it again once the host runs",
-        )),
-    }
+            "try again once the host runs",
+        )
+    })
 }
 
 /// A source whose form is right; whether it exists is for git to say.

@@ -7,6 +7,7 @@ mod guard;
 mod hosts;
 pub(crate) mod jobs;
 mod operate;
+mod plan;
 mod read;
 mod routes;
 pub mod status;
@@ -26,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::config::Config;
 use crate::docker::SharedEngine;
-use crate::model::names::HostName;
+use crate::model::foretold::Foretold;
+use crate::model::names::{HostName, StackName};
 use crate::model::release::Source;
 use crate::model::wire::Added;
 use crate::model::world::World;
@@ -74,6 +76,15 @@ pub enum Ask {
         source: Source,
         /// The stack and its newest commit, or why not, in words.
         reply: oneshot::Sender<Result<Added, String>>,
+    },
+    /// What a commit would do, without doing it.
+    Plan {
+        /// A followed stack.
+        stack: StackName,
+        /// A branch or the beginning of a commit's id; the newest commit when absent.
+        word: Option<String>,
+        /// What it would do, or why that cannot be told.
+        reply: oneshot::Sender<Result<Box<Foretold>, String>>,
     },
 }
 

@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use super::{Shared, change, guard, hosts, operate, read, streams, why};
+use super::{Shared, change, guard, hosts, operate, plan, read, streams, why};
 
 /// One route.
 #[derive(Debug, Clone, Copy)]
@@ -190,6 +190,18 @@ pub const ROUTES: &[Route] = &[
         "looks at the repository now; {pull}",
         || post(change::sync),
     ),
+    slow(quick(
+        "POST",
+        "/v1/stack/{stack}/plan",
+        "what a commit would do; {revision}",
+        || post(plan::plan),
+    )),
+    slow(quick(
+        "POST",
+        "/v1/stack/{stack}/apply",
+        "brings up a suspended stack's newest commit, if it does what was planned; {plan}",
+        || post(plan::apply_plan),
+    )),
     quick(
         "POST",
         "/v1/stack/{stack}/rollback",

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::glob::clean;
 use super::ignore::{self, Ignore};
 use super::reach::Reach;
+use crate::model::release::MadeOf;
 use crate::model::tree::{Entry, EntryKind, Tree};
 
 /// Most files of one context: a repository must not fill the engine's disk with inodes.
@@ -24,6 +25,9 @@ const VIKING_FILE: &str = "viking.yml";
 
 /// Version of the input hash: a change of what is hashed or sent must change it.
 const HASH_VERSION: &str = "v2";
+
+/// Hex digits kept of the hash of one part: enough to tell two versions of a file list apart.
+const PART_DIGITS: usize = 16;
 
 /// Links followed on the way of one path, as Linux limits them.
 const LINK_HOPS_MAX: usize = 40;
@@ -269,36 +273,69 @@ pub struct Inputs<'a> {
 /// count by the text that names them.
 #[must_use]
 pub fn input_hash(inputs: &Inputs<'_>, context: &Context) -> String {
-    let mut hash = Sha256::new();
-    // Every part goes in with its length, so that no two lists of parts are one text.
-    let mut part = |text: &str| {
-        hash.update((text.len() as u64).to_be_bytes());
-        hash.update(text);
+    let mut hash = Hash::default();
+    hash.part(HASH_VERSION);
+    hash.part(inputs.dockerfile);
+    hash.settings(inputs);
+    hash.files(context);
+    format!("{HASH_VERSION}:{}", hash.end())
+}
+
+/// The same in parts, for people.
+#[must_use]
+pub fn made_of(inputs: &Inputs<'_>, context: &Context) -> MadeOf {
+    let of = |fill: &dyn Fn(&mut Hash)| {
+        let mut hash = Hash::default();
+        fill(&mut hash);
+        hash.end()[..PART_DIGITS].to_owned()
     };
-    part(HASH_VERSION);
-    part(inputs.dockerfile);
-    part(inputs.target.unwrap_or(""));
-    part(inputs.platform.unwrap_or(""));
-    part(&inputs.args.len().to_string());
-    for (name, value) in inputs.args {
-        part(name);
-        part(value);
+    MadeOf {
+        dockerfile: of(&|hash| hash.part(inputs.dockerfile)),
+        settings: of(&|hash| hash.settings(inputs)),
+        files: of(&|hash| hash.files(context)),
     }
-    for (path, item) in &context.items {
-        part(path);
-        match item {
-            Item::File { oid, executable } => {
-                part(if *executable { "x" } else { "f" });
-                part(oid);
-            }
-            Item::Link { oid, .. } => {
-                part("l");
-                part(oid);
-            }
-            Item::Folder => part("d"),
+}
+
+/// Every part goes in with its length, so that no two lists of parts are one text.
+#[derive(Default)]
+struct Hash(Sha256);
+
+impl Hash {
+    fn part(&mut self, text: &str) {
+        self.0.update((text.len() as u64).to_be_bytes());
+        self.0.update(text);
+    }
+
+    fn settings(&mut self, inputs: &Inputs<'_>) {
+        self.part(inputs.target.unwrap_or(""));
+        self.part(inputs.platform.unwrap_or(""));
+        self.part(&inputs.args.len().to_string());
+        for (name, value) in inputs.args {
+            self.part(name);
+            self.part(value);
         }
     }
-    format!("{HASH_VERSION}:{}", hex::encode(hash.finalize()))
+
+    fn files(&mut self, context: &Context) {
+        for (path, item) in &context.items {
+            self.part(path);
+            match item {
+                Item::File { oid, executable } => {
+                    self.part(if *executable { "x" } else { "f" });
+                    self.part(oid);
+                }
+                Item::Link { oid, .. } => {
+                    self.part("l");
+                    self.part(oid);
+                }
+                Item::Folder => self.part("d"),
+            }
+        }
+    }
+
+    fn end(self) -> String {
+        hex::encode(self.0.finalize())
+    }
 }
 
 #[cfg(test)]

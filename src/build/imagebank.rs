@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::archive::{self, Archive};
 use super::base::Bases;
-use super::context::{self, Context, ContextError, Inputs, input_hash};
+use super::context::{self, Context, ContextError, input_hash, made_of};
 use super::labels::{self, Labelled};
 use super::listen::Told;
 use super::prepare::Prepared;
@@ -21,7 +21,7 @@ use crate::docker::{BuildRequest, label};
 use crate::failpoint;
 use crate::model::names::ImageName;
 use crate::model::progress::Stage;
-use crate::model::release::ImageRecord;
+use crate::model::release::{ImageRecord, MadeOf};
 use crate::model::tree::Tree;
 
 /// Longest wait for the engine's answer to a build. The engine ends one that takes too long itself,
@@ -47,6 +47,8 @@ struct Ingredients {
     context: Context,
     /// Their hash.
     input: String,
+    /// The same in parts.
+    made_of: MadeOf,
 }
 
 impl Bank<'_> {
@@ -82,16 +84,13 @@ impl Bank<'_> {
         resolved: &Resolved,
         reach: Reach,
     ) -> Result<Ingredients, Error> {
-        let entry = &prepared.entry;
         let context = self.context(prepared, reach).await?;
-        let inputs = Inputs {
-            dockerfile: &resolved.hashed,
-            args: &entry.args,
-            target: entry.target.as_deref(),
-            platform: entry.platform.as_deref(),
-        };
-        let input = input_hash(&inputs, &context);
-        Ok(Ingredients { context, input })
+        let inputs = prepared.inputs(&resolved.hashed);
+        Ok(Ingredients {
+            input: input_hash(&inputs, &context),
+            made_of: made_of(&inputs, &context),
+            context,
+        })
     }
 
     async fn context(&self, prepared: &Prepared, reach: Reach) -> Result<Context, Error> {
@@ -144,7 +143,11 @@ impl Bank<'_> {
         &self,
         prepared: &Prepared,
         text: &str,
-        Ingredients { context, input }: Ingredients,
+        Ingredients {
+            context,
+            input,
+            made_of,
+        }: Ingredients,
         bases: &Bases<'_>,
     ) -> Result<ImageRecord, Error> {
         let image = &prepared.entry.name;
@@ -175,6 +178,7 @@ impl Bank<'_> {
             commit: self.job.commit.id.clone(),
             built_by: self.job.tag.clone(),
             bases: bases.digests().await?,
+            made_of: Some(made_of),
         })
     }
 

@@ -9,6 +9,7 @@ pub mod copies;
 pub mod dockerfile;
 pub mod external;
 pub mod fake_registry;
+mod foresee;
 mod glob;
 mod heredoc;
 pub mod ignore;
@@ -37,6 +38,8 @@ use crate::model::spec::ImageRef;
 use crate::model::tree::Tree;
 use crate::model::vikingfile::{ImageText, VikingFile};
 use crate::wake::ProgressSink;
+
+pub use foresee::{Fate, Forecast, Foreseen, foresee};
 
 use imagebank::Bank;
 use prepare::Prepared;
@@ -237,7 +240,15 @@ async fn images(
                 .position(|image| image.parents.iter().all(|p| done.contains_key(p)));
             let Some(index) = ready else { break };
             let image = waiting.remove(index);
-            let text = resolve(bank.job, image, &done)?;
+            let text = Resolved {
+                text: resolve(
+                    &bank.job.parents(),
+                    image,
+                    &done,
+                    bank.job.registry.address(),
+                )?,
+                hashed: resolve(&bank.job.parents(), image, &done, ADDRESS_HASHED)?,
+            };
             running.push(async move {
                 let record = bank.image(image, &text).await?;
                 Ok::<_, Error>((image.entry.name.clone(), record))
@@ -263,28 +274,33 @@ struct Resolved {
     hashed: String,
 }
 
-fn resolve(
-    job: &BuildJob<'_>,
-    image: &Prepared,
-    done: &BTreeMap<ImageName, ImageRecord>,
-) -> Result<Resolved, Error> {
-    Ok(Resolved {
-        text: resolve_at(job, image, done, job.registry.address())?,
-        hashed: resolve_at(job, image, done, ADDRESS_HASHED)?,
-    })
+/// Whom images are built on.
+struct Parents<'a> {
+    stack: &'a StackName,
+    other_stacks: OtherStacks<'a>,
 }
 
-fn resolve_at(
-    job: &BuildJob<'_>,
+impl BuildJob<'_> {
+    fn parents(&self) -> Parents<'_> {
+        Parents {
+            stack: self.stack,
+            other_stacks: self.other_stacks,
+        }
+    }
+}
+
+/// The Dockerfile's text with every `viking:` reference as a digest in the registry at `address`.
+fn resolve(
+    parents: &Parents<'_>,
     image: &Prepared,
     done: &BTreeMap<ImageName, ImageRecord>,
     address: &str,
 ) -> Result<String, Error> {
     image.dockerfile.rewrite(|stack, parent| {
-        let found = if stack == job.stack {
+        let found = if stack == parents.stack {
             done.get(parent).map(ImageRecord::image_ref)
         } else {
-            (job.other_stacks)(stack, parent)
+            (parents.other_stacks)(stack, parent)
         };
         // The other stack may go live any time without a newer commit here.
         found.map(|found| found.reference(address)).ok_or_else(|| {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Error;
-use super::context::{self, ContextError};
+use super::context::{self, ContextError, Inputs};
 use super::dockerfile::{Dockerfile, TEXT_BYTES_MAX};
 use super::glob::clean;
 use super::order::{order, own_parents};
@@ -26,6 +26,18 @@ pub(super) struct Prepared {
     pub(super) parents: BTreeSet<ImageName>,
 }
 
+impl Prepared {
+    /// What goes into it besides its context; `hashed` is its Dockerfile's text as it is hashed.
+    pub(super) fn inputs<'a>(&'a self, hashed: &'a str) -> Inputs<'a> {
+        Inputs {
+            dockerfile: hashed,
+            args: &self.entry.args,
+            target: self.entry.target.as_deref(),
+            platform: self.entry.platform.as_deref(),
+        }
+    }
+}
+
 /// All images of `file`, parents first.
 pub(super) async fn read(
     stack: &StackName,
@@ -40,7 +52,12 @@ pub(super) async fn read(
         .expect("reading a Dockerfile does not panic and is not cancelled")
 }
 
-fn prepare(stack: &StackName, entries: &[BuildEntry], tree: &Tree) -> Result<Vec<Prepared>, Error> {
+/// As [`read`], on this thread.
+pub(super) fn prepare(
+    stack: &StackName,
+    entries: &[BuildEntry],
+    tree: &Tree,
+) -> Result<Vec<Prepared>, Error> {
     let mut read: BTreeMap<ImageName, Prepared> = BTreeMap::new();
     let mut parents = BTreeMap::new();
     for entry in entries {

@@ -1,6 +1,8 @@
 //! The command line: commands, flags and the help that teaches them. Parsed by `cli::run`; never
 //! acts.
 
+mod plan;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use crate::config;
 use crate::config::file::FILE_DEFAULT;
 use crate::model::names::{HostName, NameError, NodeName, StackName, Tag};
 use crate::model::vikingfile::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, host_tag, memory_bytes};
+
+pub use plan::{ApplyArgs, DiffArgs, PlanArgs};
 
 const AFTER: &str = "\
 Examples:
@@ -96,6 +100,12 @@ pub enum Command {
     },
     /// List images and the releases that use them
     Images,
+    /// Say what a commit or a folder would do, before it lands
+    Plan(PlanArgs),
+    /// Bring up a suspended stack's newest commit, if it does what was planned
+    Apply(ApplyArgs),
+    /// Show how far what runs is from what the newest commits say
+    Diff(DiffArgs),
     /// Say why jobs are where they are, or nowhere: what the rules said of each host
     Why(WhyArgs),
     /// Try out what would be done: in a world that is written down, or in one that is not here
@@ -555,6 +565,7 @@ pub struct WhyArgs {
   viking debug dump > dump.json                what a cluster looks like now
   viking sim --state dump.json --lose h3       what would move without a host
   viking sim --state dump.json --add h9:cpu=4,memory=8G,tags=ssd
+  viking sim --state dump.json --commit .      what a folder would do there, as `viking plan` says it
 
 Nothing is asked and nothing is changed; no host need run. The form of worlds is described in
 docs/worlds.md. Printed is what would change, with `-o wide` what stays and what the rules said
@@ -578,6 +589,9 @@ pub struct SimArgs {
     /// With this host besides: cpu in cores, memory such as 8G, tags with + between them; again for more
     #[arg(long, value_name = "HOST[:cpu=N,memory=SIZE,tags=TAG+TAG]")]
     pub add: Vec<String>,
+    /// What the files of this folder would do there were they committed (viking.foretold/v1)
+    #[arg(long, value_name = "PATH")]
+    pub commit: Option<PathBuf>,
 }
 
 /// A stack, if wanted.

@@ -7,6 +7,7 @@ pub mod client;
 mod etcd;
 pub mod failure;
 mod follow;
+mod foretold;
 mod hosting;
 mod hosts;
 pub mod layers;
@@ -14,6 +15,7 @@ mod lists;
 mod logs;
 mod operate;
 pub mod output;
+mod plan;
 pub mod show;
 mod sim;
 mod sources;
@@ -76,6 +78,9 @@ pub async fn run(cli: Cli, layers: Layers) -> Outcome {
         Command::Events(args) => lists::events(&context, args.stack.as_ref()).await,
         Command::History(args) => lists::history(&context, &args.stack).await,
         Command::Why(args) => why::why(&context, &args).await,
+        Command::Plan(args) => plan::plan(&context, &args).await,
+        Command::Apply(args) => plan::apply(&context, &args).await,
+        Command::Diff(args) => plan::diff(&context, &args).await,
         Command::Sim(args) => sim::sim(&context, &args),
         Command::Logs(args) => logs::logs(&context, &args).await,
         Command::Config { what } => match what {

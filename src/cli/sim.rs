@@ -12,6 +12,8 @@ use super::Context;
 use super::args::{Output, SimArgs};
 use super::failure::{Failure, Outcome};
 use super::output::{clean, out};
+use super::plan;
+use crate::foretell;
 use crate::model::dump::Dump;
 use crate::model::host::{Capacity, EngineState, HostRecord, Member, Readiness};
 use crate::model::names::HostName;
@@ -66,6 +68,12 @@ pub(crate) fn sim(context: &Context, args: &SimArgs) -> Outcome {
     }
     for text in &args.add {
         add(&mut world, text)?;
+    }
+    if let Some(folder) = &args.commit {
+        let told = foretell::of_folder(&world, folder);
+        let told = told.map_err(|why| Failure::new(why, "give a folder with a viking.yml"))?;
+        plan::print(context, &told)?;
+        return Ok(0);
     }
     let steps = steps(&world);
     let complaints = complaints(&world);

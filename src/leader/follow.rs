@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Parts;
 use super::make::{self, Failed, Made};
+use super::{Parts, apply};
 use crate::clock::now_ms;
 use crate::model::history::{EventRecord, RunEnd, RunRecord, StageTimes};
 use crate::model::names::{StackName, TAG_COMMIT_DIGITS};
@@ -20,7 +20,7 @@ use crate::model::world::StackWorld;
 use crate::store::Op;
 use crate::store::election::Leadership;
 use crate::store::keys::{Family, Key};
-use crate::store::tables::{Outcome, Tables, event_number};
+use crate::store::tables::{Outcome, Request, Tables, event_number};
 use crate::sync::{self, poll};
 use crate::wake::{self, Bell, Next};
 
@@ -28,7 +28,7 @@ use crate::wake::{self, Bell, Next};
 const INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Kinds of requests that are for a follower; `orders` obeys the others.
-const LOOKS: [&str; 2] = ["sync", "pull"];
+const LOOKS: [&str; 3] = ["sync", "pull", apply::KIND];
 
 /// Requests deleted in one transaction.
 const OBEY_AT_ONCE: usize = 32;
@@ -48,8 +48,10 @@ pub(super) struct Follower {
 pub(super) struct Memory {
     next_poll: Instant,
     failures: u32,
-    head: Option<String>,
+    pub(super) head: Option<String>,
     pub(super) made: Option<Made>,
+    /// The commit that people want of a suspended stack.
+    pub(super) applies: Option<String>,
     held_up: Option<HeldUp>,
 }
 
@@ -83,6 +85,7 @@ pub(super) async fn run(
         failures: 0,
         head: None,
         made: None,
+        applies: None,
         held_up: None,
     };
     let memory = Mutex::new(memory);
@@ -110,13 +113,22 @@ impl Follower {
         if stack.pointer.removing {
             return Ok(Next::OnChange);
         }
-        if stack.suspended_ms().is_some() {
+        let (plans, mut asked): (Vec<_>, Vec<_>) = self
+            .requests()
+            .await?
+            .into_iter()
+            .partition(|(_, request)| request.kind == apply::KIND);
+        let applies = self.applies(stack, memory, &plans).await?;
+        if applies {
+            // Its head is what people were shown; nobody looks for another meanwhile.
+            memory.next_poll = Instant::now() + Duration::from_millis(source.poll_ms);
+            asked.clear();
+        } else if stack.suspended_ms().is_some() {
             // What is asked for waits; once it is followed again, it is looked at at once.
             memory.next_poll = Instant::now();
             return Ok(Next::OnChange);
         }
-        let asked = self.requests().await?;
-        let pull = asked.iter().any(|(_, kind)| kind == "pull");
+        let pull = asked.iter().any(|(_, request)| request.kind == "pull");
         if memory.head.is_none() {
             memory.head = self.seen_before(&source, stack).await;
         }
@@ -137,7 +149,8 @@ impl Follower {
         // Only now: a pull that came to nothing from outside is asked for still.
         let done = asked
             .into_iter()
-            .filter(|(_, kind)| pulled || kind != "pull");
+            .filter(|(_, request)| pulled || request.kind != "pull")
+            .map(|(id, _)| id);
         self.obey(&done.collect::<Vec<_>>()).await?;
         let next = self.stage(memory).await?;
         Ok(soonest(next, memory))
@@ -207,21 +220,21 @@ impl Follower {
         }
     }
 
-    /// Looks at the source that people asked for: request id and kind.
-    async fn requests(&self) -> anyhow::Result<Vec<(String, String)>> {
+    /// What people asked of the source, by request id.
+    async fn requests(&self) -> anyhow::Result<Vec<(String, Request)>> {
         let all = self.parts.tables.requests().await?;
         let own = all.into_iter().filter(|(stack, _, request)| {
             *stack == self.stack && LOOKS.contains(&request.kind.as_str())
         });
-        Ok(own.map(|(_, id, request)| (id, request.kind)).collect())
+        Ok(own.map(|(_, id, request)| (id, request)).collect())
     }
 
     /// Deletes the requests in the same transaction that shows they were obeyed.
-    async fn obey(&self, asked: &[(String, String)]) -> anyhow::Result<()> {
+    async fn obey(&self, asked: &[String]) -> anyhow::Result<()> {
         for some in asked.chunks(OBEY_AT_ONCE) {
             let ops = some
                 .iter()
-                .map(|(id, _)| self.parts.tables.obey_op(&self.stack, id));
+                .map(|id| self.parts.tables.obey_op(&self.stack, id));
             self.change(ops.collect(), |_| {}).await?;
         }
         Ok(())
@@ -288,6 +301,7 @@ impl Follower {
             Err(Failed::Superseded) => {
                 // It is not here yet, and may never be: until it is, nothing has changed.
                 memory.next_poll = Instant::now();
+                memory.applies = None;
                 self.bell.ring();
                 return Ok(false);
             }
@@ -420,6 +434,12 @@ impl Follower {
 
     fn event(&self, run: &RunId, what: &str, why: &str) -> Op {
         event(&self.parts.tables, &self.stack, run, what, why)
+    }
+
+    /// An event that belongs to no run.
+    pub(super) fn told(&self, what: &str, why: &str) -> Op {
+        let run = RunId::new(now_ms(), fastrand::u16(..));
+        self.event(&run, what, why)
     }
 
     /// Changes the pointer whatever else changes it at the same time.

@@ -22,19 +22,16 @@ use crate::model::progress::{Progress, Stage};
 use crate::model::release::{Building, Commit, ImageRecord, Quarantine, Release, RunId, Source};
 use crate::model::spec::ImageRef;
 use crate::model::tree::Tree;
-use crate::model::vikingfile::{ImageText, VikingFile};
+use crate::model::vikingfile::VikingFile;
 use crate::model::world::{StackWorld, World};
 use crate::schedule::compose::{Procs, free_tag};
-use crate::schedule::replicate;
+use crate::schedule::{known, replicate};
 
 /// How long a build waits for the registry before it says so and tries again.
 const REGISTRY_WAIT: Duration = Duration::from_secs(60);
 
 /// Between two looks for the registry.
 const REGISTRY_LOOK: Duration = Duration::from_millis(200);
-
-/// Live images of other stacks, by stack and image.
-pub(super) type Foreign = BTreeMap<(StackName, ImageName), ImageRef>;
 
 /// Everything made of one commit, waiting to be staged.
 pub(super) struct Made {
@@ -270,15 +267,17 @@ impl<'a> Draft<'a> {
         build::check(&self.follower.stack, file, tree)
             .await
             .map_err(|error| self.build_failed(error))?;
-        foreign_are_live(file, world)?;
-        let external = known_externals(stack);
+        if let Some(missing) = known::missing_foreign(file, world) {
+            return Err(Failed::Outside(anyhow::anyhow!(missing)));
+        }
+        let external = known::externals(stack);
         if build::needs_registry(file, &external) {
             self.await_registry().await?;
         }
         let parts = &self.follower.parts;
-        let previous = known_images(stack);
+        let previous = known::images(stack);
         let registry = Arc::clone(&parts.registry);
-        let other = |stack: &StackName, image: &ImageName| live_image(world, stack, image);
+        let other = |stack: &StackName, image: &ImageName| known::live_image(world, stack, image);
         let job = BuildJob {
             engine: &parts.engine,
             registry: registry.as_ref(),
@@ -411,87 +410,4 @@ pub(super) fn tell_staged(parts: &Parts, release: &Release, procs: &Procs) {
         ));
     }
     tell(parts, &release.stack, &release.run, Stage::Stage, "", line);
-}
-
-/// Every image this stack has on record, newest release first.
-fn known_images(stack: &StackWorld) -> BTreeMap<ImageName, Vec<ImageRecord>> {
-    let mut releases: Vec<_> = stack.releases.values().collect();
-    releases.sort_by_key(|release| std::cmp::Reverse(release.made_ms));
-    let mut known: BTreeMap<ImageName, Vec<ImageRecord>> = BTreeMap::new();
-    for release in releases {
-        for (name, record) in &release.images {
-            known.entry(name.clone()).or_default().push(record.clone());
-        }
-    }
-    known
-}
-
-/// What each external reference was last resolved to. A release that failed may have asked for an
-/// image anew; what serves counts more.
-fn known_externals(stack: &StackWorld) -> BTreeMap<String, ImageRef> {
-    let mut releases: Vec<_> = stack.releases.values().collect();
-    releases.sort_by_key(|release| release.made_ms);
-    releases.extend(stack.live());
-    let all = releases.into_iter().flat_map(|release| &release.external);
-    all.map(|(text, image)| (text.clone(), image.clone()))
-        .collect()
-}
-
-fn live_image(world: &World, stack: &StackName, image: &ImageName) -> Option<ImageRef> {
-    let live = world.stacks.get(stack)?.live()?;
-    live.images.get(image).map(ImageRecord::image_ref)
-}
-
-/// Live images of other stacks that nodes of this file name.
-pub(super) fn foreign(file: &VikingFile, world: &World) -> Foreign {
-    foreign_names(file)
-        .filter_map(|(stack, image)| {
-            let reference = live_image(world, stack, image)?;
-            Some(((stack.clone(), image.clone()), reference))
-        })
-        .collect()
-}
-
-fn foreign_names(file: &VikingFile) -> impl Iterator<Item = (&StackName, &ImageName)> {
-    file.deploy.iter().filter_map(|node| match &node.image {
-        Some(ImageText::Viking { stack, image }) if *stack != file.stack => Some((stack, image)),
-        Some(ImageText::Viking { .. } | ImageText::External(_)) | None => None,
-    })
-}
-
-/// Another stack that has no such live image yet may get it later: not this commit's fault.
-fn foreign_are_live(file: &VikingFile, world: &World) -> anyhow::Result<()> {
-    match foreign_names(file).find(|(stack, image)| live_image(world, stack, image).is_none()) {
-        None => Ok(()),
-        Some((stack, image)) => anyhow::bail!("stack {stack} has no live image {image} yet"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::schedule::script;
-
-    #[test]
-    fn references_are_those_that_serve_and_others_as_they_were_last_resolved() {
-        let text = "stacks: {s: {live: a1, releases: {a1: {web: {}}, b2: {web: {}}}}}";
-        let mut world = script::world(text).unwrap();
-        let mut stack = world.stacks.pop_first().unwrap().1;
-        let image = |digest: &str| ImageRef::External {
-            name: "x".to_owned(),
-            digest: digest.to_owned(),
-        };
-        let texts = [
-            ("a1", "web", "serves"),
-            ("b2", "web", "failed"),
-            ("b2", "db", "new"),
-        ];
-        for (tag, text, digest) in texts {
-            let release = stack.releases.get_mut(&Tag::parse(tag).unwrap()).unwrap();
-            release.external.insert(text.to_owned(), image(digest));
-        }
-        let known = known_externals(&stack);
-        assert_eq!(known["web"], image("serves"));
-        assert_eq!(known["db"], image("new"));
-    }
 }

@@ -9,9 +9,9 @@ use crate::clock::now_ms;
 use crate::model::release::Release;
 use crate::model::world::{StackWorld, World};
 use crate::schedule::compose::{Procs, compose};
-use crate::schedule::moves;
 use crate::schedule::rollout::{self, Room};
 use crate::schedule::squeeze::squeeze;
+use crate::schedule::{known, moves};
 use crate::store;
 use crate::store::tables::{self, Outcome};
 use crate::wake::Next;
@@ -35,7 +35,8 @@ impl Follower {
             memory.made = None;
             return Ok(Next::OnChange);
         }
-        if stack.is_some_and(|stack| stack.suspended_ms().is_some()) {
+        let applies = memory.applies.as_ref() == Some(&made.commit.id);
+        if !applies && stack.is_some_and(|stack| stack.suspended_ms().is_some()) {
             return Ok(Next::OnChange);
         }
         if stack.is_some_and(|stack| stack.pointer.is_set_aside(&made.commit.id)) {
@@ -143,7 +144,7 @@ impl Follower {
             now_ms: world.now_ms,
             images: made.images.clone(),
             external: made.external.clone(),
-            foreign: make::foreign(&made.file, world),
+            foreign: known::foreign(&made.file, world),
             live: stack.and_then(StackWorld::live),
         };
         Ok(compose(parts)?)

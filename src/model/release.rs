@@ -60,6 +60,20 @@ pub struct ImageRecord {
     /// `--pull` compares them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub bases: BTreeMap<String, String>,
+    /// `input` in parts, so that what differs can be told; absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<MadeOf>,
+}
+
+/// Hashes of what goes into an image. Nothing is decided by them: only people are told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeOf {
+    /// The Dockerfile, with its parents as digests.
+    pub dockerfile: String,
+    /// Arguments, target and platform.
+    pub settings: String,
+    /// The files that it can read.
+    pub files: String,
 }
 
 impl ImageRecord {

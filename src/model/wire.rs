@@ -118,6 +118,23 @@ pub struct RollbackRequest {
     pub tag: Option<Tag>,
 }
 
+/// Asks what a commit would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// A branch, or the beginning of a commit's id; the newest commit of what is followed, when absent.
+    #[serde(default)]
+    pub revision: Option<String>,
+}
+
+/// Asks to do what a plan says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// The plan's digest.
+    pub plan: String,
+}
+
 /// Something was asked for; the leader carries it out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {

@@ -2,22 +2,28 @@
 //! from staged to live. The decisions are pure; the two loops around them are thin.
 //!
 //! `compose` → what a commit changes · `order` → what people ask for without one, `again` → the
-//! release that comes of it · `squeeze` → what has no room beside its live copy · `moves` → what it
+//! release that comes of it, `apply` → whether a plan still holds · `squeeze` → what has no room beside its live copy · `moves` → what it
 //! may not do at once · `wanted` → which jobs · `losses` → which hosts are lost · `relocate` → which
 //! jobs must leave theirs · `retire` → which may end · `pins` → where data is · `fleet` → how full
 //! the hosts are · `place` → which host · `dowding` → the plan ·
 //! `check` → invariants of a plan · `rollout` → the pointer's next step · `fetch` → what must be
 //! there before it · `dispatch` and `roll` → the loops · `sweep` → what nobody can need any more ·
-//! `why` → what is told of a decision · `script` and `sim` → worlds as text, and what would become of them.
+//! `why` → what is told of a decision · `script` and `sim` → worlds as text, and what would become of them ·
+//! `known` → what may be used again · `differ` and `bring` → what another release changes, and how it would
+//! come up.
 
 mod again;
+pub mod apply;
+pub mod bring;
 pub mod check;
 pub mod compose;
+pub mod differ;
 pub mod dispatch;
 pub mod dowding;
 pub mod fetch;
 mod fleet;
 pub mod judge;
+pub mod known;
 pub mod losses;
 pub mod moves;
 pub mod order;

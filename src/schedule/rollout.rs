@@ -377,7 +377,7 @@ fn record(
 }
 
 /// What a release makes of each node of the live one.
-fn changes(live: Option<&Release>, release: &Release) -> Vec<Change> {
+pub(super) fn changes(live: Option<&Release>, release: &Release) -> Vec<Change> {
     let before = |node: &NodeName| live.and_then(|live| live.nodes.get(node));
     let after = release.nodes.iter().map(|(name, node)| {
         let what = match before(name) {

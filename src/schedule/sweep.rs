@@ -186,6 +186,7 @@ mod tests {
             commit: String::new(),
             built_by: tag(built_by),
             bases: BTreeMap::new(),
+            made_of: None,
         }
     }
 

@@ -3,11 +3,13 @@
 //! tree, never runs a hook or a filter, never follows a submodule, and knows nothing of the store.
 //!
 //! Only this folder touches git2: `repo` asks (through `mirror`, the folders, and `remote`, one
-//! conversation), `tree` and `history` read, `transport` moves bytes. The rest is pure.
+//! conversation), `tree` and `history` read, `folder` reads what is not committed yet, `transport` moves
+//! bytes. The rest is pure.
 
 mod address;
 mod credentials;
 mod error;
+pub mod folder;
 mod history;
 mod hostile;
 mod mirror;

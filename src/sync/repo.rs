@@ -24,6 +24,8 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Conversations at once, those given up but not yet ended included: hanging remotes, of which each
 /// holds one place, cost at most this many threads.
 const REMOTES_AT_ONCE: usize = 8;
+/// Fewest digits that are taken for the beginning of a commit's id.
+const ID_DIGITS_MIN: usize = 4;
 /// Longest subject and author kept.
 const SUBJECT_MAX_CHARS: usize = 200;
 const AUTHOR_MAX_CHARS: usize = 100;
@@ -136,6 +138,38 @@ impl Mirrors {
             })
         })
         .await
+    }
+
+    /// The commit that people mean: without a word the one that the source follows, else a branch's, or
+    /// that with an id of which the word is the beginning, if it is here. Fetches it.
+    ///
+    /// # Errors
+    /// As [`Self::head`] and [`Self::fetch`].
+    pub async fn find(&self, source: &Source, word: Option<&str>) -> Result<String, Error> {
+        let head = self.head(source).await?;
+        let head = self.fetch(source, &head).await?;
+        let Some(word) = word else {
+            return Ok(head);
+        };
+        let asked = Source {
+            branch: Some(word.to_owned()),
+            ..source.clone()
+        };
+        let missing = match self.head(&asked).await {
+            Ok(head) => return self.fetch(&asked, &head).await,
+            Err(missing) => missing,
+        };
+        let hex = word.bytes().all(|b| b.is_ascii_hexdigit());
+        if !hex || word.len() < ID_DIGITS_MIN {
+            return Err(missing);
+        }
+        let prefix = word.to_owned();
+        let found = self.read(source, move |mirror, _| {
+            let repository = mirror::open(&mirror)?;
+            let commit = repository.find_commit_by_prefix(&prefix);
+            Ok(commit.ok().map(|commit| commit.id().to_string()))
+        });
+        found.await?.ok_or(missing)
     }
 
     /// A fetched commit as people want to see it.

@@ -190,7 +190,9 @@ impl Scene {
     pub(crate) fn leader(&mut self, answer: Result<(), String>) -> tokio::task::JoinHandle<Source> {
         let mut asks = std::mem::replace(&mut self.asks, mpsc::channel(1).1);
         tokio::spawn(async move {
-            let Ask::Add { source, reply } = asks.recv().await.unwrap();
+            let Some(Ask::Add { source, reply }) = asks.recv().await else {
+                panic!("something else was asked");
+            };
             let added = answer.map(|()| Added {
                 schema: "viking.added/v1".to_owned(),
                 stack: StackName::parse("shop").unwrap(),

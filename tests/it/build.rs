@@ -5,14 +5,14 @@ mod copies;
 mod faults;
 mod real;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
 use viking::build::fake_registry::FakeManifests;
 use viking::build::registry::Registry;
-use viking::build::{self, BuildJob, Built, Error, Places};
+use viking::build::{self, BuildJob, Built, Error, Fate, Forecast, Places};
 use viking::docker::SharedEngine;
 use viking::docker::fake::FakeEngine;
 use viking::model::names::{ImageName, NodeName, StackName, Tag};
@@ -94,6 +94,8 @@ struct Stack {
     others: BTreeMap<(StackName, ImageName), ImageRef>,
     releases: u64,
     pull: bool,
+    /// Whether something is wrong that no forecast knows of.
+    lost: bool,
     places: Places,
     /// What people saw of the last build.
     seen: Vec<Progress>,
@@ -110,6 +112,7 @@ impl Stack {
             others: BTreeMap::new(),
             releases: 0,
             pull: false,
+            lost: false,
             places: Places::default(),
             seen: Vec::new(),
         }
@@ -147,6 +150,15 @@ impl Stack {
         let others = |stack: &StackName, image: &ImageName| {
             self.others.get(&(stack.clone(), image.clone())).cloned()
         };
+        let tree = tree(files);
+        let forecast = build::foresee(&Forecast {
+            stack: &self.name,
+            file: &file,
+            tree: &tree,
+            previous: &self.known,
+            other_stacks: &others,
+            before: None,
+        });
         let built = build::build(BuildJob {
             engine: &self.engine,
             registry: self.registry.as_ref(),
@@ -155,7 +167,7 @@ impl Stack {
             tag: &tag,
             commit: &commit,
             file: &file,
-            tree: &tree(files),
+            tree: &tree,
             previous: &self.known,
             other_stacks: &others,
             external: &self.external,
@@ -167,6 +179,18 @@ impl Stack {
         .await;
         self.seen = std::iter::from_fn(|| watcher.try_recv().ok()).collect();
         let built = built?;
+        if !self.pull && !self.lost {
+            let forecast = forecast.expect("what can be built can be foreseen");
+            let foreseen = forecast
+                .iter()
+                .filter(|one| matches!(one.fate, Fate::Built(_)));
+            let foreseen: BTreeSet<_> = foreseen.map(|one| one.image.clone()).collect();
+            let made = built
+                .images
+                .iter()
+                .filter(|(_, record)| record.built_by == tag);
+            assert_eq!(foreseen, made.map(|(name, _)| name.clone()).collect());
+        }
         for (name, record) in &built.images {
             let records = self.known.entry(name.clone()).or_default();
             records.insert(0, record.clone());
@@ -180,6 +204,35 @@ impl Stack {
 
     fn tag(&self) -> Tag {
         Tag::parse(&format!("{:012x}", self.releases)).expect("a tag")
+    }
+
+    /// Why an image of a commit would be built, if it would.
+    fn why(
+        &self,
+        files: &[(&str, &str)],
+        before: &[(&str, &str)],
+        entries: &[BuildEntry],
+    ) -> Option<String> {
+        let file = VikingFile {
+            stack: self.name.clone(),
+            comment: None,
+            build: entries.to_vec(),
+            deploy: Vec::new(),
+        };
+        let (now, then) = (tree(files), tree(before));
+        let forecast = Forecast {
+            stack: &self.name,
+            file: &file,
+            tree: &now,
+            previous: &self.known,
+            other_stacks: &|_, _| None,
+            before: (!before.is_empty()).then_some(&then),
+        };
+        let last = build::foresee(&forecast).unwrap().pop().unwrap();
+        match last.fate {
+            Fate::Built(why) => Some(why),
+            Fate::Reused(_) => None,
+        }
     }
 
     /// Images the last build ran a builder for.

@@ -325,6 +325,67 @@ async fn what_would_move_is_told_step_by_step() {
     );
 }
 
+/// A world with one release live, and a folder whose `viking.yml` would follow it.
+fn world_and_folder(yaml: &str) -> (tempfile::TempDir, String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let world = "hosts: {alpha: {}, beta: {tags: [ssd]}}\nstacks:\n  shop:\n    live: a1\n    \
+        releases: {a1: {db: {volume: true}, web: {scale: 2}}}\njobs:\n  \
+        - {job: shop/a1/db/0, host: beta, state: healthy}\n  \
+        - {job: shop/a1/web/0, host: alpha, state: healthy}\n  \
+        - {job: shop/a1/web/1, host: beta, state: healthy}\nfixed: {shop/db/0: beta}\n";
+    let file = dir.path().join("world.yml");
+    std::fs::write(&file, world).unwrap();
+    let folder = dir.path().join("shop");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("viking.yml"), yaml).unwrap();
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    (dir, text(&file), text(&folder))
+}
+
+#[tokio::test]
+async fn what_a_folder_would_do_is_told_without_a_host() {
+    let yaml = "viking: {name: shop}\nbuild:\n  page: |\n    FROM scratch\n    ADD index.html /\ndeploy:\n  \
+        db: {image: db, volume: [/data]}\n  web: {image: 'viking:shop/page', scale: 3, link: db, domains: [shop.example]}\n";
+    let (dir, world, folder) = world_and_folder(yaml);
+    std::fs::write(dir.path().join("shop/index.html"), "hello").unwrap();
+    let args = ["sim", "--world", &world, "--commit", &folder];
+    let output = viking(&nobody(), &args).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stdout).replace(&folder, "FOLDER");
+    insta::assert_snapshot!(said);
+    let output = viking(&nobody(), &[&args[..], &["-o", "json"]].concat()).await;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["schema"], "viking.foretold/v1");
+    assert_eq!(answer["nodes"][0]["downtime"], "data");
+    let output = viking(&nobody(), &[&args[..], &["-o", "name"]].concat()).await;
+    assert!(text(&output.stdout).starts_with("shop@"), "the digest");
+}
+
+#[tokio::test]
+async fn a_folder_that_would_fail_says_why_by_words_and_exit_code() {
+    let scene = Scene::start().await;
+    let (dir, _, folder) = world_and_folder("viking: {name: shop}\ndeploy:\n  web: {imige: web}\n");
+    let output = viking(&scene.address, &["plan", &folder, "--exit-code"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("did you mean \"image\""), "{said}");
+    let yaml = "viking: {name: shop}\nbuild:\n  page: |\n    FROM scratch\n    ADD index.html /\ndeploy:\n  \
+        web: {image: 'viking:shop/other'}\n";
+    std::fs::write(dir.path().join("shop/viking.yml"), yaml).unwrap();
+    let output = viking(&scene.address, &["plan", &folder, "--exit-code"]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
+    let nothing = dir.path().join("nothing");
+    std::fs::create_dir(&nothing).unwrap();
+    let output = viking(&scene.address, &["plan", nothing.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("there is no "), "{said}");
+    let output = viking(&scene.address, &["apply", "--plan", "nonsense"]).await;
+    assert_eq!(output.status.code(), Some(64));
+    let said = text(&output.stderr);
+    assert!(said.contains("STACK@COMMIT:HASH"), "{said}");
+}
+
 #[tokio::test]
 async fn what_people_decide_is_accepted_and_says_where_to_look() {
     let scene = Scene::start().await;

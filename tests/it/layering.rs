@@ -79,10 +79,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "model", "store", "schedule", "docker", "clock", "wake", "config",
         ],
     ),
-    ("cli", &["model", "schedule", "config", "host"]),
+    ("foretell", &["model", "sync", "build", "schedule"]),
+    ("cli", &["model", "schedule", "config", "host", "foretell"]),
     (
         "leader",
         &[
+            "foretell",
             "model",
             "store",
             "docker",

@@ -73,6 +73,7 @@ fn record(digest: &str) -> ImageRecord {
         commit: "c".into(),
         built_by: tag("a1"),
         bases: BTreeMap::new(),
+        made_of: None,
     }
 }
 

@@ -103,6 +103,7 @@ async fn a_lost_manifest_is_pushed_again_or_built_again() {
     let entries = [entry("web", "FROM x")];
     let first = stack.build(&[], &entries, &[]).await.unwrap();
     let repository = format!("{FAKE_ADDRESS}/s/web");
+    stack.lost = true;
     engine.registry().lose(&repository);
     let second = stack.build(&[], &entries, &[]).await.unwrap();
     assert_eq!(
@@ -282,4 +283,58 @@ async fn external_references_are_asked_for_once_and_missing_ones_told_apart() {
         reason.contains("neither in this engine nor in its registry"),
         "{reason}"
     );
+}
+
+#[tokio::test]
+async fn a_forecast_says_why_an_image_is_built() {
+    let (_, mut stack) = Stack::fake();
+    let base = || entry("base", "FROM x\nCOPY base.txt /");
+    let all = |web: &str| [base(), entry("web", web)];
+    let web = "FROM viking:s/base\nCOPY src /src";
+    let files = [
+        ("base.txt", "b"),
+        ("src/a", "1"),
+        ("src/b", "1"),
+        ("README", "1"),
+    ];
+    assert_eq!(
+        stack.why(&files, &[], &all(web)).unwrap(),
+        "it is built on base, which is built"
+    );
+    assert_eq!(
+        stack.why(&files, &[], &[base()]).unwrap(),
+        "it was never built"
+    );
+    stack.build(&files, &all(web), &[]).await.unwrap();
+    let other = |file: usize| {
+        let mut files = files;
+        files[file].1 = "2";
+        files
+    };
+    assert_eq!(stack.why(&other(3), &files, &all(web)), None);
+    assert_eq!(
+        stack.why(&other(2), &files, &all(web)).unwrap(),
+        "changed: src/b"
+    );
+    assert_eq!(
+        stack.why(&other(2), &[], &all(web)).unwrap(),
+        "files that it reads changed"
+    );
+    assert_eq!(
+        stack.why(&other(0), &files, &all(web)).unwrap(),
+        "it is built on base, which is built"
+    );
+    let why = stack.why(
+        &files,
+        &files,
+        &all("FROM viking:s/base\nRUN true\nCOPY src /src"),
+    );
+    assert_eq!(
+        why.unwrap(),
+        "its Dockerfile, or an image that it names, changed"
+    );
+    let mut args = all(web);
+    args[1].args.insert("A".to_owned(), "b".to_owned());
+    let why = stack.why(&files, &files, &args).unwrap();
+    assert_eq!(why, "its args, target or platform changed");
 }

@@ -15,7 +15,9 @@ mod leader;
 mod link;
 mod look;
 
+mod apply;
 mod faults;
+mod foretold;
 mod leadership;
 mod operate;
 mod releases;

@@ -75,18 +75,8 @@ impl Followed {
     pub(super) async fn lead(&mut self) {
         self.leading.cancel();
         self.leading = CancellationToken::new();
-        let tables = self.cluster.tables.clone();
-        let (progress, _) = broadcast::channel(64);
-        let parts = Parts {
-            engine: Arc::new(self.cluster.engine().clone()),
-            mirrors: Mirrors::new(&self.dir.path().join("data"), Options::from_env()).unwrap(),
-            registry: Arc::new(FakeManifests::new(REGISTRY, &self.cluster.registry)),
-            copies: Arc::new(self.copies.clone()),
-            config: self.config.clone(),
-            builds: viking::build::Places::default(),
-            progress,
-            tables: tables.clone(),
-        };
+        let parts = self.parts();
+        let tables = parts.tables.clone();
         let stop = self.leading.clone();
         tokio::spawn(async move {
             let key = tables.keys().text(&Key::Leader);
@@ -100,6 +90,21 @@ impl Followed {
                 leadership.resign().await;
             }
         });
+    }
+
+    /// What a leader on the first host has.
+    pub(super) fn parts(&self) -> Parts {
+        let (progress, _) = broadcast::channel(64);
+        Parts {
+            engine: Arc::new(self.cluster.engine().clone()),
+            mirrors: Mirrors::new(&self.dir.path().join("data"), Options::from_env()).unwrap(),
+            registry: Arc::new(FakeManifests::new(REGISTRY, &self.cluster.registry)),
+            copies: Arc::new(self.copies.clone()),
+            config: self.config.clone(),
+            builds: viking::build::Places::default(),
+            progress,
+            tables: self.cluster.tables.clone(),
+        }
     }
 
     /// Nobody leads until [`Self::lead`].
