@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -80,10 +81,10 @@ pub(super) async fn candidate(
     name: String,
     tables: Tables,
     pushes: Pushes,
+    runtime: Handle,
     shutdown: CancellationToken,
 ) {
     let key = tables.keys().text(&Key::Leader);
-    let runtime = tokio::runtime::Handle::current();
     while !shutdown.is_cancelled() {
         let store = tables.store();
         let elected = election::campaign(store, &key, &name, TTL, &runtime, &shutdown).await;

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -98,6 +99,40 @@ struct Cluster {
     pushes: Pushes,
     candidates: Vec<(CancellationToken, JoinHandle<()>)>,
     commits: u64,
+    keep_alives: KeepAlives,
+}
+
+/// Where leases are kept alive. In real time many hosts share this machine's few cores: as in the
+/// product, their leases do not wait for what else they do.
+struct KeepAlives {
+    handle: Handle,
+    own: Option<Runtime>,
+}
+
+impl KeepAlives {
+    fn here() -> Self {
+        Self {
+            handle: Handle::current(),
+            own: None,
+        }
+    }
+
+    fn apart() -> Self {
+        let builder = &mut tokio::runtime::Builder::new_multi_thread();
+        let own = builder.worker_threads(1).enable_all().build().unwrap();
+        Self {
+            handle: own.handle().clone(),
+            own: Some(own),
+        }
+    }
+}
+
+impl Drop for KeepAlives {
+    fn drop(&mut self) {
+        if let Some(own) = self.own.take() {
+            own.shutdown_background();
+        }
+    }
 }
 
 impl Cluster {
@@ -136,6 +171,10 @@ impl Cluster {
             pushes: Pushes::default(),
             candidates: Vec::new(),
             commits: 0,
+            keep_alives: match etcd {
+                Some(_) => KeepAlives::apart(),
+                None => KeepAlives::here(),
+            },
         };
         for n in 0..hosts {
             let own: Option<SharedStore> = match etcd {
@@ -199,7 +238,7 @@ impl Cluster {
             machine_id: host.name.to_string(),
             listen,
             progress,
-            keep_alives: tokio::runtime::Handle::current(),
+            keep_alives: self.keep_alives.handle.clone(),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(worker::run(worker, stop.clone()));
@@ -218,7 +257,9 @@ impl Cluster {
         let name = self.hosts[n].name.to_string();
         let stop = CancellationToken::new();
         let (tables, pushes) = (self.hosts[n].tables.clone(), self.pushes.clone());
-        let task = tokio::spawn(leader::candidate(name, tables, pushes, stop.clone()));
+        let runtime = self.keep_alives.handle.clone();
+        let candidate = leader::candidate(name, tables, pushes, runtime, stop.clone());
+        let task = tokio::spawn(candidate);
         self.candidates.push((stop, task));
     }
 

@@ -103,13 +103,8 @@ async fn placements_per_second(etcd: &Etcd) -> f64 {
     let store: SharedStore = etcd.store().await;
     let mut cluster = Cluster::over(0, Arc::clone(&store), Some(etcd)).await;
     let tables = cluster.clear.clone();
-    // As in the product: a plan of 20,000 jobs must not starve keep-alives.
-    let keep_alives = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let runtime = keep_alives.handle().clone();
+    // A plan of 20,000 jobs must not starve keep-alives.
+    let runtime = cluster.keep_alives.handle.clone();
     let keeper = LeaseKeeper::start(Arc::clone(&store), TTL, &runtime);
     announce_all(&tables, &keeper).await;
     let stop = CancellationToken::new();
@@ -138,7 +133,6 @@ async fn placements_per_second(etcd: &Etcd) -> f64 {
     let took = started.elapsed();
     stop.cancel();
     loops.await.unwrap();
-    keep_alives.shutdown_background();
     let snapshot = store.range(&[Selector::Prefix(prefix)]).await.unwrap();
     assert_eq!(snapshot.lists[0].len(), STACKS * SCALE);
     per_second(STACKS * SCALE, took)
