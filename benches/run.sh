@@ -7,7 +7,7 @@
 #   benches/run.sh p5 p6 p10 p11   the planner, and those of several hosts: only when they are named, as they take minutes
 #
 # Needs root, as it starts a Docker engine of its own in a network of its own: nothing else runs on that engine,
-# swarm mode can be switched on there (the peer of P7 and P9), and at the end nothing of it is left. No other
+# swarm mode can be switched on there (the peer of P7, P8 and P9), and at the end nothing of it is left. No other
 # container, network or image of this machine is touched.
 set -euo pipefail
 

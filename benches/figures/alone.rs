@@ -12,8 +12,8 @@ use crate::host::kill;
 use crate::stats::{median, ms};
 
 const ROUNDS: usize = 10;
-const LABEL: &str = "viking.bench";
-const NAME: &str = "alone";
+pub(crate) const LABEL: &str = "viking.bench";
+pub(crate) const NAME: &str = "alone";
 const NETWORK: &str = "viking-bench-alone";
 const IMAGE: &str = "viking/busybox:1";
 /// Between two rounds: the engine is idle again.
@@ -34,8 +34,7 @@ pub(crate) enum Ask {
 
 /// Milliseconds until the engine's `start` event, round by round.
 pub(crate) async fn alone(bench: &Bench, ask: Ask) -> anyhow::Result<Vec<f64>> {
-    let network = json!({ "Name": NETWORK, "Driver": "bridge", "CheckDuplicate": true });
-    bench.engine.post("/networks/create", network).await?;
+    make_network(bench).await?;
     let mut events = bench.engine.events().await?;
     let mut times = Vec::new();
     for _ in 0..bench.rounds(ROUNDS).min(ROUNDS) {
@@ -43,9 +42,31 @@ pub(crate) async fn alone(bench: &Bench, ask: Ask) -> anyhow::Result<Vec<f64>> {
         bench.engine.remove_all(&format!("{LABEL}={NAME}")).await?;
         tokio::time::sleep(SETTLE).await;
     }
-    bench.engine.delete(&format!("/networks/{NETWORK}")).await?;
+    remove_network(bench).await?;
     say(&format!("engine alone, {ask:?}: {:.0} ms", median(&times)));
     Ok(times)
+}
+
+/// Makes the network that containers of [`run`] stand on.
+pub(crate) async fn make_network(bench: &Bench) -> anyhow::Result<()> {
+    let network = json!({ "Name": NETWORK, "Driver": "bridge", "CheckDuplicate": true });
+    bench
+        .engine
+        .post("/networks/create", network)
+        .await
+        .map(drop)
+}
+
+/// Removes it again; nothing may be left on it.
+pub(crate) async fn remove_network(bench: &Bench) -> anyhow::Result<()> {
+    let path = format!("/networks/{NETWORK}");
+    bench.engine.delete(&path).await.map(drop)
+}
+
+/// Makes and starts one container.
+pub(crate) async fn run(bench: &Bench) -> anyhow::Result<()> {
+    let id = create(bench).await?;
+    start(bench, &id).await.map(drop)
 }
 
 async fn once(bench: &Bench, events: &mut Events, ask: Ask) -> anyhow::Result<f64> {

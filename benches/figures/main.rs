@@ -12,6 +12,7 @@ mod place;
 mod proxy;
 mod push;
 mod repo;
+mod scale;
 mod stats;
 mod swarm;
 
@@ -21,7 +22,7 @@ use anyhow::{Context as _, bail};
 
 use bench::Bench;
 
-const FIGURES: [&str; 6] = ["p1", "p2", "p7", "p9", "p14", "p16"];
+const FIGURES: [&str; 7] = ["p1", "p2", "p7", "p8", "p9", "p14", "p16"];
 
 fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
@@ -54,6 +55,7 @@ async fn run() -> anyhow::Result<bool> {
             "p1" => push::changed_file(&bench).await,
             "p2" => push::changed_deploy(&bench).await,
             "p7" => place::place(&bench).await,
+            "p8" => scale::scale(&bench).await,
             "p9" => kill::kill_one_by_one(&bench).await,
             "p14" => drift::drift(&bench).await,
             "p16" => idle::idle(&bench).await,

@@ -81,6 +81,25 @@ impl Row {
         }
     }
 
+    /// `starts` a second, viking's median divided by the peer's, at least `pass`. `peer` and `viking` are
+    /// the milliseconds that so many took.
+    pub(crate) fn rate(name: &str, starts: usize, peer: &[f64], viking: &[f64], pass: f64) -> Self {
+        let per_second = |took: &[f64]| -> Vec<f64> {
+            let starts = u32::try_from(starts).unwrap_or(u32::MAX);
+            took.iter().map(|ms| f64::from(starts) * 1e3 / ms).collect()
+        };
+        let ratio = median(peer) / median(viking);
+        Self {
+            peer: rates(&per_second(peer)),
+            viking: rates(&per_second(viking)),
+            ratio: format!("{ratio:.2}"),
+            pass: format!("≥ {pass:.2}"),
+            verdict: verdict(ratio >= pass),
+            limit_ms: median(peer) / pass,
+            ..Self::ratio(name, peer, viking, pass)
+        }
+    }
+
     /// viking's 99th percentile, in milliseconds, at most `pass`.
     pub(crate) fn p99(name: &str, viking: &[f64], pass: f64) -> Self {
         let p99 = quantile(viking, 0.99);
@@ -146,6 +165,11 @@ fn verdict(passed: bool) -> Verdict {
 fn spread(values: &[f64]) -> String {
     let (low, high) = (quantile(values, 0.1), quantile(values, 0.9));
     format!("{:.0} ms ({low:.0}–{high:.0})", median(values))
+}
+
+fn rates(values: &[f64]) -> String {
+    let (low, high) = (quantile(values, 0.1), quantile(values, 0.9));
+    format!("{:.1}/s ({low:.1}–{high:.1})", median(values))
 }
 
 impl fmt::Display for Row {

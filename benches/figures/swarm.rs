@@ -1,4 +1,4 @@
-//! The peer of P7 and P9: swarm mode on the same engine, one manager that is its only worker.
+//! The peer of P7, P8 and P9: swarm mode on the same engine, one manager that is its only worker.
 //! Services run the same image as viking's jobs, by digest, so that swarm looks for it nowhere.
 
 use anyhow::Context as _;
@@ -28,7 +28,21 @@ impl Swarm {
 
     /// Asks for a service on the bridge network; restarts come without delay.
     pub(crate) async fn create(&self, name: &str, replicas: usize) -> anyhow::Result<()> {
-        let body = json!({
+        let body = self.service(name, replicas);
+        self.engine.post("/services/create", body).await.map(drop)
+    }
+
+    /// Asks for another number of replicas.
+    pub(crate) async fn scale(&self, name: &str, replicas: usize) -> anyhow::Result<()> {
+        let path = format!("/services/{name}");
+        let version = self.engine.get(&path).await?["Version"]["Index"].clone();
+        let path = format!("{path}/update?version={version}");
+        let body = self.service(name, replicas);
+        self.engine.post(&path, body).await.map(drop)
+    }
+
+    fn service(&self, name: &str, replicas: usize) -> Value {
+        json!({
             "Name": name,
             "Labels": { "viking.bench": "swarm" },
             "TaskTemplate": {
@@ -41,8 +55,7 @@ impl Swarm {
                 "RestartPolicy": { "Condition": "any", "Delay": 0 },
             },
             "Mode": { "Replicated": { "Replicas": replicas } },
-        });
-        self.engine.post("/services/create", body).await.map(drop)
+        })
     }
 
     pub(crate) async fn remove(&self, name: &str) -> anyhow::Result<()> {
@@ -57,6 +70,11 @@ impl Swarm {
         let mut found = self.engine.containers(&format!("{LABEL}={name}")).await?;
         found.retain(|container| container["State"] == "running");
         Ok(found)
+    }
+
+    /// The label of a service's containers, with its value.
+    pub(crate) fn label(name: &str) -> String {
+        format!("{LABEL}={name}")
     }
 
     /// Whether an event is the start of a service's container.

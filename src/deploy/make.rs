@@ -38,6 +38,9 @@ impl Ops {
             () = order.cancel.cancelled() => return Ok(Done::Changed),
             image = self.image_of(desired, pulling) => image?,
         };
+        // The engine has as much to do for a container that is made as for one that is started: were all
+        // made at once, the first start would wait for them. Never closed, so it can only be acquired.
+        let _permit = self.starts.acquire().await;
         let mut bound = order.bound.clone();
         for _ in 0..=OTHER_PORTS_MAX {
             if order.cancel.is_cancelled() {
@@ -45,7 +48,7 @@ impl Ops {
             }
             let ports = self.pick(desired, &bound)?;
             let id = self.fit_out(order, &image, &ports).await?;
-            match self.start(&id, &order.cancel).await {
+            match self.start_now(&id, &order.cancel).await {
                 Ok(done) => return Ok(done),
                 Err(Error::PortTaken(_)) if bare(desired) => {
                     self.give_back(desired, &id, &ports, &mut bound).await?;

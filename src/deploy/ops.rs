@@ -74,7 +74,7 @@ pub struct Ops {
     pub ports: Mutex<PortBook>,
     /// Held by who writes them to disk.
     pub book_file: tokio::sync::Mutex<()>,
-    /// How many starts at once.
+    /// How many are made and started at once.
     pub starts: Semaphore,
     /// Held for reading by who makes containers, for writing by who removes networks.
     pub network_gate: RwLock<()>,
@@ -150,9 +150,17 @@ impl Ops {
         }
     }
 
-    pub(super) async fn start(&self, id: &str, cancel: &CancellationToken) -> Result<Done, Error> {
-        // Never closed, so it can only be acquired.
+    async fn start(&self, id: &str, cancel: &CancellationToken) -> Result<Done, Error> {
         let _permit = self.starts.acquire().await;
+        self.start_now(id, cancel).await
+    }
+
+    /// [`Self::start`] by who has been given a place already.
+    pub(super) async fn start_now(
+        &self,
+        id: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Done, Error> {
         if cancel.is_cancelled() {
             return Ok(Done::Changed);
         }

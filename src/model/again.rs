@@ -15,7 +15,8 @@ pub enum Again {
     },
     /// One node of the release that was live then, made anew.
     Restart {
-        /// That release.
+        /// That release; if it was made by a restart itself, what the first of them repeated: those
+        /// between are forgotten with time.
         of: Tag,
         /// The node.
         node: NodeName,

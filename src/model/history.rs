@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::again::Again;
 use super::names::{NodeName, Tag};
 use super::plan::Start;
 use super::release::{Commit, RunId};
@@ -13,6 +14,10 @@ pub const PLACED_MAX: usize = 200;
 /// Verdicts kept with a run's end: about 100 bytes each, on a cluster of 200 hosts as many as ten
 /// placements have. Those beyond are in `/event` for a while longer.
 pub const VERDICTS_MAX: usize = 2_000;
+
+/// Releases of a stack that once were live and can be gone back to: their runs and their records stay,
+/// however much happened since.
+pub const KEPT_LIVE: usize = 10;
 
 /// Milliseconds per stage, in order.
 pub type StageTimes = Vec<(String, u64)>;
@@ -93,6 +98,9 @@ pub struct RunRecord {
     /// Why, in words; empty when a commit went live. Of a rollback or restart, what it was.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// What it repeated, when people asked for it and no commit came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
     /// The stage it failed at.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stage: String,
@@ -110,6 +118,15 @@ pub struct RunRecord {
     pub placed: Vec<Start>,
     /// Unix milliseconds of the end.
     pub ended_ms: u64,
+}
+
+impl RunRecord {
+    /// Whether it brought what people go back to: it went live, and was not what was live before with
+    /// a node anew.
+    #[must_use]
+    pub fn is_new_live(&self) -> bool {
+        self.end == RunEnd::Live && !matches!(self.again, Some(Again::Restart { .. }))
+    }
 }
 
 /// Value of `/event/<stack>/<run>-<n>`.

@@ -62,7 +62,10 @@ pub(super) fn restart(
     run: RunId,
     now_ms: u64,
 ) -> Result<(Release, Procs), Refused> {
-    let of = live.tag.clone();
+    let of = match &live.again {
+        Some(Again::Restart { of, .. }) => of.clone(),
+        Some(Again::Rollback { .. }) | None => live.tag.clone(),
+    };
     let node = name.clone();
     let mut release = renewed(stack, live, Again::Restart { of, node }, run, now_ms);
     let mut procs = Procs::new();

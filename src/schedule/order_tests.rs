@@ -160,6 +160,19 @@ fn the_release_to_go_back_to_is_the_last_one_that_was_live_and_not_left() {
 }
 
 #[test]
+fn however_often_something_is_restarted_the_release_before_is_another() {
+    let mut shop = Shop::new(SHOP, &["c3", "b2", "a1"]);
+    for _ in 0..12 {
+        shop.go_live(&Order::Restart(node("web")));
+        // Clean-up forgets the ones between.
+        let live = shop.stack().pointer.live.clone();
+        let kept = |tag: &Tag| Some(tag) == live.as_ref() || tag.as_str().len() == 2;
+        shop.stack().releases.retain(|tag, _| kept(tag));
+        assert_eq!(shop.before().unwrap(), "b2");
+    }
+}
+
+#[test]
 fn while_something_is_on_its_way_going_back_means_what_serves() {
     let staging =
         SHOP.replace("phase: live", "staged: d4\n    phase: staging") + "      d4: {web: {}}\n";

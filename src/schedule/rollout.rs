@@ -367,6 +367,7 @@ fn record(
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default(),
+        again: release.again.clone(),
         stage: String::new(),
         log: Vec::new(),
         stages_ms,

@@ -4,14 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::model::history::KEPT_LIVE;
 use crate::model::names::{ImageName, NodeName, StackName, Tag};
 use crate::model::release::{Again, ImageRecord, Release};
 use crate::model::spec::ImageRef;
 use crate::model::trash::{Dropped, Manifest};
 use crate::model::world::{StackWorld, World};
 
-/// Releases that once were live and can be rolled back to.
-pub const KEPT_LIVE: usize = 10;
 /// Newest releases, whatever became of them: the next commit may use their images again.
 pub const KEPT_NEWEST: usize = 10;
 

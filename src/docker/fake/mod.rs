@@ -30,6 +30,8 @@ pub enum Behaviour {
     Runs,
     /// Runs, healthy after this long.
     HealthyAfter(Duration),
+    /// Runs, healthy at once, and every probe fails after this long.
+    HealthyUntil(Duration),
     /// Runs, and every probe fails.
     NeverHealthy,
     /// Ends by itself with this exit code.

@@ -56,6 +56,7 @@ impl State {
                 Err("connection refused".into())
             }
             Behaviour::HealthyAfter(after) if age < after => Err("connection refused".into()),
+            Behaviour::HealthyUntil(until) if age >= until => Err("connection refused".into()),
             _ => Ok(()),
         }
     }

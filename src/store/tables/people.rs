@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::write::{Outcome, Unit, refuse};
 use super::{Result, Tables, decode, encode};
-use crate::model::history::{EventRecord, RunRecord, bounded};
+use crate::model::history::{EventRecord, KEPT_LIVE, RunRecord, bounded};
 use crate::model::host::Member;
 use crate::model::job::JobKey;
 use crate::model::names::{HostName, ImageName, StackName, Tag};
@@ -17,7 +17,8 @@ use crate::store::election::Leadership;
 use crate::store::keys::{Family, Key};
 use crate::store::{Compare, KeyValue, Op, Selector};
 
-/// Ends of runs kept per stack.
+/// Ends of runs kept per stack, the newest; besides those the newest [`KEPT_LIVE`] that brought what
+/// people go back to.
 pub const HISTORY_RUNS: usize = 50;
 
 /// Events kept per stack.
@@ -292,14 +293,18 @@ impl Tables {
             .collect())
     }
 
-    /// Deletes the oldest history and events beyond what is kept. The event that says why a job runs
-    /// where it does stays as long as the job does.
+    /// Deletes the oldest history and events beyond what is kept. Runs that people can go back to stay
+    /// however many failed or restarted something since, and the event that says why a job runs where
+    /// it does as long as the job does.
     ///
     /// # Errors
     /// When the store has no answer, or none that counts.
     pub async fn trim(&self, leadership: &Leadership) -> Result<Outcome> {
-        let mut old = self.excess(Family::History, HISTORY_RUNS).await?;
-        let events = self.excess(Family::Event, EVENTS_MAX).await?;
+        let past = self.past(Family::History).await?;
+        let mut old: Vec<String> = past.into_iter().flat_map(old_runs).collect();
+        let past = self.past(Family::Event).await?.into_iter();
+        let events = past.flat_map(|past| past.into_iter().skip(EVENTS_MAX));
+        let events: Vec<String> = events.map(|kv| kv.key).collect();
         if !events.is_empty() {
             let whys = self.whys().await?;
             old.extend(events.into_iter().filter(|key| !whys.contains(key)));
@@ -310,20 +315,19 @@ impl Tables {
         self.lead(leadership, units.collect()).await
     }
 
-    /// Keys beyond so many of a stack, those written first.
-    async fn excess(&self, family: Family, kept: usize) -> Result<Vec<String>> {
-        let mut stacks: BTreeMap<StackName, BTreeSet<(i64, String)>> = BTreeMap::new();
+    /// What is on record of each stack's past, newest first.
+    async fn past(&self, family: Family) -> Result<Vec<Vec<KeyValue>>> {
+        let mut stacks: BTreeMap<StackName, Vec<KeyValue>> = BTreeMap::new();
         for kv in self.list(self.keys.family(family)).await? {
             if let Ok(Key::History(stack, _) | Key::Event(stack, _)) = self.keys.parse(&kv.key) {
-                let past = stacks.entry(stack).or_default();
-                past.insert((kv.mod_revision, kv.key));
+                stacks.entry(stack).or_default().push(kv);
             }
         }
-        let old = stacks.into_values().flat_map(|past| {
-            let excess = past.len().saturating_sub(kept);
-            past.into_iter().take(excess).map(|(_, key)| key)
-        });
-        Ok(old.collect())
+        let mut all: Vec<Vec<KeyValue>> = stacks.into_values().collect();
+        for past in &mut all {
+            past.sort_by(|a, b| (b.mod_revision, &b.key).cmp(&(a.mod_revision, &a.key)));
+        }
+        Ok(all)
     }
 
     /// Keys of the events that say why jobs run where they do: the newest of each job placed now.
@@ -348,6 +352,22 @@ impl Tables {
         }
         Ok(newest.into_values().map(str::to_owned).collect())
     }
+}
+
+/// Keys of a stack's runs, newest first, that are not kept.
+fn old_runs(runs: Vec<KeyValue>) -> Vec<String> {
+    if runs.len() <= HISTORY_RUNS {
+        return Vec::new();
+    }
+    let mut lived = 0;
+    let mut old = Vec::new();
+    for (n, kv) in runs.into_iter().enumerate() {
+        let is_new_live = readable::<RunRecord>(&kv).is_some_and(|run| run.is_new_live());
+        lived += usize::from(is_new_live);
+        let kept = n < HISTORY_RUNS || (is_new_live && lived <= KEPT_LIVE);
+        old.extend((!kept).then_some(kv.key));
+    }
+    old
 }
 
 /// The record, or nothing after saying so: one odd record must not hide the others.

@@ -12,8 +12,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::model::again::Again;
 use crate::model::endpoint::Endpoint;
-use crate::model::history::EventRecord;
+use crate::model::history::{EventRecord, RunEnd, RunRecord};
 use crate::model::host::{EngineState, HostRecord, Member};
 use crate::model::job::{Assignment, Instance, JobKey, JobState, StateRecord};
 use crate::model::names::{HostName, StackName, Tag};
@@ -419,6 +420,49 @@ async fn the_past_is_bounded_and_secrets_are_not_dumped() {
     let dump = t.dump().await.unwrap();
     assert!(dump.iter().all(|(_, value)| !value.contains("hunter2")));
     assert!(dump.contains(&("/env/web/PASSWORD/1".into(), "(hidden)".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_be_gone_back_to_stays_whatever_fails_or_is_restarted_since() {
+    let t = tables().await;
+    let l = lead(&t).await;
+    let run = |n: u64, end, again| RunRecord {
+        v: 1,
+        run: RunId::new(n, 0),
+        commit: release("a1", "d").commit,
+        tag: tag("a1"),
+        end,
+        reason: String::new(),
+        again,
+        stage: String::new(),
+        log: Vec::new(),
+        stages_ms: Vec::new(),
+        plan: Vec::new(),
+        placed: Vec::new(),
+        ended_ms: n,
+    };
+    let restart = || Again::Restart {
+        of: tag("a1"),
+        node: "app".parse().unwrap(),
+    };
+    let rollback = || Again::Rollback { of: tag("a1") };
+    // Fifteen went live, three of them rollbacks; then come restarts and failures.
+    for n in 0..75 {
+        let again = match n {
+            0..12 => None,
+            12..15 => Some(rollback()),
+            _ => Some(restart()),
+        };
+        let failed = n >= 15 && n % 3 == 0;
+        let end = if failed { RunEnd::Failed } else { RunEnd::Live };
+        let op = t.history_op(&stack(), &run(n, end, again));
+        write(&t, vec![op]).await;
+        t.trim(&l).await.unwrap();
+    }
+    let kept = t.history(&stack()).await.unwrap();
+    let kept: Vec<u64> = kept.iter().map(|run| run.ended_ms).collect();
+    let expected: Vec<u64> = (25..75).rev().chain((5..15).rev()).collect();
+    assert_eq!(kept, expected);
 }
 
 #[tokio::test(start_paused = true)]

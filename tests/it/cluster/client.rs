@@ -1,5 +1,5 @@
 //! Somebody who asks a node for a page all the time: looks up live release and `/ports` as a router
-//! would, every 50 ms, and dials what it found, also what it found one look before.
+//! would, about every 50 ms, and dials all that a router may pick, also what it found one look before.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ use viking::docker::fake::FakeEngine;
 use viking::docker::label;
 use viking::model::endpoint::Endpoint;
 use viking::model::names::{HostName, NodeName, StackName, Tag};
+use viking::model::release::Phase;
 use viking::model::resolve;
 use viking::model::spec::LinkTarget;
 use viking::store::tables::{Error, Routes, Tables};
@@ -19,8 +20,23 @@ use viking::store::tables::{Error, Routes, Tables};
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// One look: when, and the tags that answered, or why nobody did.
-type Look = (Duration, Result<Vec<String>, String>);
+/// One look.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Look {
+    /// Since the first one.
+    pub(super) at: Duration,
+    /// What the stack was doing.
+    pub(super) phase: Phase,
+    /// The tags that answered, or why somebody did not.
+    pub(super) said: Result<Vec<String>, String>,
+}
+
+impl Look {
+    /// Whether slots of exclusive nodes were being handed over, or given back.
+    pub(super) fn in_hand_over(&self) -> bool {
+        matches!(self.phase, Phase::Cutting | Phase::Reverting)
+    }
+}
 
 pub(super) struct Client {
     looks: Arc<Mutex<Vec<Look>>>,
@@ -29,6 +45,7 @@ pub(super) struct Client {
 
 struct Asker {
     tables: Tables,
+    every: fn() -> Duration,
     seen: Mutex<Option<Routes>>,
     host: HostName,
     engines: BTreeMap<IpAddr, FakeEngine>,
@@ -43,9 +60,21 @@ impl Client {
         engines: BTreeMap<IpAddr, FakeEngine>,
         (stack, node): (&str, &str),
     ) -> Self {
+        Self::start_every(|| EVERY, tables, host, engines, (stack, node))
+    }
+
+    /// One that waits so long between two looks.
+    pub(super) fn start_every(
+        every: fn() -> Duration,
+        tables: Tables,
+        host: HostName,
+        engines: BTreeMap<IpAddr, FakeEngine>,
+        (stack, node): (&str, &str),
+    ) -> Self {
         let looks = Arc::new(Mutex::new(Vec::new()));
         let asker = Asker {
             tables,
+            every,
             seen: Mutex::default(),
             host,
             engines,
@@ -56,7 +85,7 @@ impl Client {
         Self { looks, task }
     }
 
-    fn looks(&self) -> Vec<Look> {
+    pub(super) fn looks(&self) -> Vec<Look> {
         let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         looks.clone()
     }
@@ -66,14 +95,14 @@ impl Client {
     pub(super) fn never_failed(&self) {
         let looks = self.looks();
         assert!(!looks.is_empty(), "nobody asked");
-        let failed: Vec<_> = looks.iter().filter(|(_, said)| said.is_err()).collect();
+        let failed: Vec<_> = looks.iter().filter(|look| look.said.is_err()).collect();
         assert!(failed.is_empty(), "of {} looks: {failed:?}", looks.len());
     }
 
     /// The longest time without an answer.
     pub(super) fn longest_gap(&self) -> Duration {
         let (mut longest, mut since) = (Duration::ZERO, None);
-        for (at, said) in self.looks() {
+        for Look { at, said, .. } in self.looks() {
             match (said, since) {
                 (Ok(_), Some(began)) => {
                     longest = longest.max(at - began);
@@ -92,7 +121,7 @@ impl Client {
         for tag in self
             .looks()
             .into_iter()
-            .flat_map(|(_, said)| said.unwrap_or_default())
+            .flat_map(|look| look.said.unwrap_or_default())
         {
             if !tags.contains(&tag) {
                 tags.push(tag);
@@ -103,7 +132,7 @@ impl Client {
 
     /// The tags that answered the last look.
     pub(super) fn last(&self) -> Result<Vec<String>, String> {
-        self.looks().pop().expect("nobody asked").1
+        self.looks().pop().expect("nobody asked").said
     }
 }
 
@@ -125,11 +154,13 @@ impl Asker {
                 said = Err(stale.join(", "));
             }
             before = endpoints;
+            let (at, phase) = (born.elapsed(), self.phase());
+            let look = Look { at, phase, said };
             looks
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push((born.elapsed(), said));
-            tokio::time::sleep(EVERY).await;
+                .push(look);
+            tokio::time::sleep((self.every)()).await;
         }
     }
 
@@ -145,6 +176,13 @@ impl Asker {
         });
         let said = dialled.collect();
         (endpoints, said)
+    }
+
+    /// As it was when the endpoints were looked up.
+    fn phase(&self) -> Phase {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let stack = seen.as_ref().and_then(|seen| seen.stacks.get(&self.stack));
+        stack.map_or(Phase::Live, |stack| stack.pointer.phase)
     }
 
     /// Read again only when something was written.

@@ -27,6 +27,7 @@ mod room;
 mod scale;
 mod seeds;
 mod source;
+mod steady;
 mod throughput;
 mod volumes;
 
@@ -268,7 +269,8 @@ impl Cluster {
     }
 
     /// A commit with this `viking.yml`; answers its tag. What a container does is its command's
-    /// first word: `crash`, `never` (healthy), `absent` (cannot be started), `slow`, `stubborn`.
+    /// first word: `crash`, `never` (healthy), `absent` (cannot be started), `slow`, `stubborn`,
+    /// `fades` (healthy at first).
     async fn push(&mut self, yaml: &str) -> Tag {
         self.commits += 1;
         let id = format!(
@@ -315,6 +317,7 @@ impl Cluster {
             Some("crash") => Behaviour::CrashesAfter(Duration::from_millis(100), 1),
             Some("never") => Behaviour::NeverHealthy,
             Some("absent") => Behaviour::FailsToStart,
+            Some("fades") => Behaviour::HealthyUntil(s(1)),
             Some("slow") => Behaviour::HealthyAfter(s(5)),
             Some("stubborn") => Behaviour::IgnoresStop,
             _ => return,

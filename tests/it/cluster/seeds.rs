@@ -418,11 +418,11 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-#[test]
-fn random_commits_and_faults_always_end_in_the_last_good_commit() {
+/// Walks each seed that was asked for, two at a time, and prints how often each thing was injected.
+pub(super) fn each_seed(usual: u64, walk: impl Fn(u64) -> BTreeMap<&'static str, u32> + Sync) {
     let seeds: Vec<u64> = match number("VIKING_TEST_SEED") {
         Some(seed) => vec![seed],
-        None => (1..=number("VIKING_TEST_SEEDS").unwrap_or(SEEDS)).collect(),
+        None => (1..=number("VIKING_TEST_SEEDS").unwrap_or(usual)).collect(),
     };
     let next = std::sync::Mutex::new(seeds.into_iter());
     let counts = std::sync::Mutex::new(BTreeMap::<&str, u32>::new());
@@ -432,7 +432,7 @@ fn random_commits_and_faults_always_end_in_the_last_good_commit() {
                 let Some(seed) = next.lock().unwrap().next() else {
                     return;
                 };
-                let (injected, _) = walk(seed);
+                let injected = walk(seed);
                 let mut counts = counts.lock().unwrap();
                 for (what, times) in injected {
                     *counts.entry(what).or_default() += times;
@@ -443,6 +443,11 @@ fn random_commits_and_faults_always_end_in_the_last_good_commit() {
         threads.into_iter().for_each(|t| t.join().unwrap());
     });
     println!("injected: {:?}", counts.into_inner().unwrap());
+}
+
+#[test]
+fn random_commits_and_faults_always_end_in_the_last_good_commit() {
+    each_seed(SEEDS, |seed| walk(seed).0);
 }
 
 /// What is injected when, which version and which host: all of it follows from the seed. Only the
