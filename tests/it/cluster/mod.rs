@@ -15,6 +15,7 @@ mod leader;
 mod link;
 mod look;
 
+mod env;
 mod faults;
 mod leadership;
 mod operate;
