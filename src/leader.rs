@@ -57,8 +57,9 @@ const WATCHED: &[Family] = &[
     Family::Counter,
 ];
 
-/// What makes it look for orders: people gave one, or a pointer has room for one.
-const ORDERED: &[Family] = &[Family::Request, Family::Release];
+/// What makes it look for orders: people gave one or set a variable, a pointer has room, or a stack is
+/// resumed.
+const ORDERED: &[Family] = &[Family::Request, Family::Env, Family::Release, Family::Stack];
 
 /// What every part of the leader needs.
 #[derive(Clone)]

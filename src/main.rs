@@ -63,9 +63,18 @@ fn log_to_stderr(cli: &Cli) {
     let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(colour)
-        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(level)));
+        .with_env_filter(discreet(filter.unwrap_or_else(|| EnvFilter::new(level))));
     match form {
         LogForm::Text => log.with_target(false).init(),
         LogForm::Json => log.json().init(),
     }
+}
+
+/// Whatever people ask for: the client of Docker logs each request whole below `info`, the environment
+/// of containers included.
+fn discreet(filter: EnvFilter) -> EnvFilter {
+    ["bollard=info", "bollard::docker=info"]
+        .iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive)
 }

@@ -2,6 +2,7 @@
 //! store, asks the leader, never decides and never touches git or containers (logs are read).
 
 mod change;
+mod env;
 mod error;
 mod guard;
 mod hosts;

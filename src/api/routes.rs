@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use super::{Shared, change, guard, hosts, operate, plan, read, streams, why};
+use super::{Shared, change, env, guard, hosts, operate, plan, read, streams, why};
 
 /// One route.
 #[derive(Debug, Clone, Copy)]
@@ -174,6 +174,24 @@ pub const ROUTES: &[Route] = &[
         "/v1/debug/keys",
         "every key and value but secret ones",
         || get(read::keys),
+    ),
+    quick(
+        "GET",
+        "/v1/env",
+        "shared variables and who names them, never their values; ?scope=",
+        || get(env::list),
+    ),
+    quick(
+        "POST",
+        "/v1/env/{scope}/{var}",
+        "sets a shared variable; {value}",
+        || post(env::set),
+    ),
+    quick(
+        "DELETE",
+        "/v1/env/{scope}/{var}",
+        "unsets a shared variable that no release names",
+        || delete(env::unset),
     ),
     slow(quick("POST", "/v1/stacks", "follows a repository", || {
         post(change::add)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::env::EnvAction;
 use crate::config;
 use crate::config::file::FILE_DEFAULT;
 use crate::model::names::{HostName, NameError, NodeName, StackName, Tag};
@@ -143,6 +144,12 @@ runs is kept healthy, moved and repaired. `viking rollback` and `viking restart`
     Suspend(NamedStack),
     /// Follow a suspended stack's repository again, and look at once
     Resume(NamedStack),
+    /// Set, unset and list variables that stacks share by name
+    Env {
+        /// What to do.
+        #[command(subcommand)]
+        what: EnvAction,
+    },
     /// Look at the settings of this machine's host
     Config {
         /// What to do.

@@ -4,6 +4,7 @@
 pub mod args;
 mod check;
 pub mod client;
+pub mod env;
 mod etcd;
 pub mod failure;
 mod follow;
@@ -71,6 +72,7 @@ pub async fn run(cli: Cli, layers: Layers) -> Outcome {
         Command::Restart(args) => operate::restart(&context, &args).await,
         Command::Suspend(args) => operate::suspend(&context, &args.stack).await,
         Command::Resume(args) => operate::resume(&context, &args.stack).await,
+        Command::Env { what } => env::env(&context, &what).await,
         Command::Status(args) => status::status(&context, &args).await,
         Command::Stacks => lists::stacks(&context).await,
         Command::Hosts { what } => hosts::hosts(&context, what.as_ref()).await,

@@ -9,6 +9,7 @@ use super::observed;
 use super::volume::WantedVolume;
 use super::wanted::Desired;
 use crate::docker::{NewContainer, PortBinding, label};
+use crate::model::env::SecretValue;
 use crate::model::names::HostName;
 
 /// What is known once network, volumes, ports and listeners are there.
@@ -28,6 +29,8 @@ pub struct Fittings<'a> {
     pub ports: Vec<PortBinding>,
     /// Listeners of its links.
     pub listeners: &'a [Listener],
+    /// Values of shared variables, by the names its process knows.
+    pub shared: &'a BTreeMap<String, SecretValue>,
 }
 
 /// The container of a placement.
@@ -68,6 +71,8 @@ pub fn new_container(desired: &Desired, fittings: Fittings<'_>) -> NewContainer 
 fn environment(desired: &Desired, fittings: &Fittings<'_>) -> BTreeMap<String, String> {
     let job = &desired.job;
     let mut env = desired.spec.settings.env.clone();
+    let shared = fittings.shared.iter();
+    env.extend(shared.map(|(name, value)| (name.clone(), value.expose().to_owned())));
     if let Some(gateway) = fittings.gateway {
         env.extend(link::variables(gateway, fittings.listeners));
     }

@@ -1,7 +1,7 @@
-//! A container is made: image, network, volumes, listeners and ports first, then the container, then
-//! its start. The longest of the operations of `ops`, and called only there.
+//! A container is made: shared variables, image, network, volumes, listeners and ports first, then the
+//! container, then its start. The longest of the operations of `ops`, and called only there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use super::wanted::Desired;
 use crate::clock;
 use crate::docker::{Error, NewContainer, PortBinding, label};
 use crate::model::endpoint::{LinkKey, ListenRequest};
+use crate::model::env::{SecretValue, SharedVar};
 use crate::model::registry::{self, runs_registry};
 use crate::model::spec::ImageRef;
 
@@ -34,6 +35,7 @@ impl Ops {
     /// the engine would go on with it unseen.
     pub(super) async fn make(&self, order: &Order, pulling: impl Fn()) -> Result<Done, Done> {
         let desired = &order.desired;
+        let shared = self.shared(desired).await?;
         let image = tokio::select! {
             () = order.cancel.cancelled() => return Ok(Done::Changed),
             image = self.image_of(desired, pulling) => image?,
@@ -47,7 +49,7 @@ impl Ops {
                 return Ok(Done::Changed);
             }
             let ports = self.pick(desired, &bound)?;
-            let id = self.fit_out(order, &image, &ports).await?;
+            let id = self.fit_out(order, &image, &ports, &shared).await?;
             match self.start_now(&id, &order.cancel).await {
                 Ok(done) => return Ok(done),
                 Err(Error::PortTaken(_)) if bare(desired) => {
@@ -67,6 +69,7 @@ impl Ops {
         order: &Order,
         image: &str,
         ports: &[PortBinding],
+        shared: &BTreeMap<String, SecretValue>,
     ) -> Result<String, Done> {
         let _gate = self.network_gate.read().await;
         let desired = &order.desired;
@@ -82,10 +85,30 @@ impl Ops {
             volumes: &volumes,
             ports: ports.to_vec(),
             listeners: &listeners,
+            shared,
         };
         // A port that is not in the book yet is held by the container.
         let (made, ()) = tokio::join!(self.create(desired, fittings), self.keep_book(desired));
         made
+    }
+
+    /// The values of the shared variables that its spec names, by the names its process knows. One
+    /// that is not there is nobody's fault but who took it away.
+    async fn shared(&self, desired: &Desired) -> Result<BTreeMap<String, SecretValue>, Done> {
+        let named = &desired.spec.settings.shared;
+        if named.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let outside = |reason: String| Done::Failed(Failure::outside(reason));
+        let wanted = named.values().cloned().collect();
+        let found = self.tables.secrets(&wanted).await;
+        let found = found.map_err(|e| outside(format!("read its shared variables: {e}")))?;
+        let value = |(name, at): (&String, &SharedVar)| {
+            let value = found.get(at).cloned();
+            let value = value.ok_or_else(|| outside(missing(at)))?;
+            Ok((name.clone(), value))
+        };
+        named.iter().map(value).collect()
     }
 
     /// The name on this host of what a job is made from, once it is there.
@@ -326,4 +349,16 @@ impl Ops {
         let made = self.engine.create(new).await;
         made.map(Some).map_err(|e| failed(&e))
     }
+}
+
+fn missing(at: &SharedVar) -> String {
+    let SharedVar {
+        scope,
+        name,
+        version,
+    } = at;
+    format!(
+        "the shared variable {scope}/{name} has no value on record for version {version}: \
+         viking env set {scope} {name}"
+    )
 }

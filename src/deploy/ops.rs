@@ -1,6 +1,7 @@
 //! What is done to containers: one call per step that `reconcile` decided, each run in a task of its
-//! own, so that a slow job never holds up another. Called by the worker. Writes nothing to the
-//! store; answers what happened and the worker decides what it means.
+//! own, so that a slow job never holds up another. Called by the worker. Reads of the store only the
+//! values of shared variables, and writes nothing there; answers what happened and the worker decides
+//! what it means.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use crate::model::endpoint::ListenRequest;
 use crate::model::names::HostName;
 use crate::model::release::LOG_TAIL_LINES;
 use crate::model::spec::StopPolicy;
+use crate::store::tables::Tables;
 
 /// Asks the ambassador for the port of a link's listener.
 pub type Listen = mpsc::Sender<(ListenRequest, oneshot::Sender<Result<u16, String>>)>;
@@ -58,6 +60,8 @@ impl Done {
 pub struct Ops {
     /// The engine.
     pub engine: SharedEngine,
+    /// Where the values of shared variables are.
+    pub tables: Tables,
     /// Cluster id.
     pub cluster: String,
     /// This host.

@@ -121,6 +121,7 @@ fn desk(
         tables: worker.tables.clone(),
         ops: Arc::new(Ops {
             engine: Arc::clone(&worker.engine),
+            tables: worker.tables.clone(),
             cluster: cluster.clone(),
             host: worker.host.clone(),
             address: worker.address,

@@ -77,6 +77,7 @@ pub(super) async fn run(
         keys.family_of(Family::Request, stack.as_str()),
         keys.text(&Key::Pointer(stack.clone())),
         keys.text(&Key::Stack(stack.clone())),
+        keys.family(Family::Env), // a commit may wait for a variable
     ];
     let (tables, rung, until) = (parts.tables.clone(), bell.clone(), stop.clone());
     tasks.spawn(async move { tables.ring(&rung, &prefixes, &until).await });

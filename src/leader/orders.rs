@@ -1,6 +1,7 @@
-//! Obeys what people ask of a stack apart from looks at its source: rollback, restart, retry. One
-//! loop for all stacks; what becomes of an order is `schedule::order`'s to say. A request is deleted
-//! by the very transaction that obeys or refuses it.
+//! Obeys what people ask of a stack apart from looks at its source: rollback, restart, retry; and gives
+//! stacks the shared variables that were set anew. One loop for all stacks; what becomes of an order is
+//! `schedule::order`'s to say, and who gets which variables `schedule::variables`'. A request is
+//! deleted by the very transaction that obeys or refuses it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use super::{Parts, follow, make};
 use crate::clock::now_ms;
 use crate::model::history::RunEnd;
 use crate::model::names::{StackName, Tag};
-use crate::model::release::{Pointer, Release, RunId};
+use crate::model::release::{Again, Pointer, Release, RunId};
 use crate::model::world::{StackWorld, World};
 use crate::schedule::order::{self, Obeyed, Order, Ready, Refused};
+use crate::schedule::variables;
 use crate::store;
 use crate::store::Op;
 use crate::store::election::Leadership;
@@ -88,10 +90,55 @@ async fn step(parts: &Parts, leadership: &Leadership) -> anyhow::Result<Next> {
             Err(error) => failed.push(format!("{name}: {error:#}")),
         }
     }
+    // After what people ask for: it may stage something.
+    for name in variables::due(&parts.tables.world(now_ms()).await?) {
+        match renew(parts, leadership, &name).await {
+            Ok(Came::Conflict) if matches!(next, Next::OnChange) => {
+                next = Next::After(CONFLICT_AGAIN);
+            }
+            // When it has come to its end, there may be more.
+            Ok(Came::Conflict | Came::Done | Came::Waits) => {}
+            Err(error) => failed.push(format!("variables of {name}: {error:#}")),
+        }
+    }
     if !failed.is_empty() {
         anyhow::bail!("obeying {}", failed.join("; "));
     }
     Ok(next)
+}
+
+/// Stages a release with the current versions of the shared variables that a stack names.
+async fn renew(parts: &Parts, leadership: &Leadership, name: &StackName) -> anyhow::Result<Came> {
+    let world = parts.tables.world(now_ms()).await?;
+    let Some(stack) = world.stacks.get(name) else {
+        return Ok(Came::Waits);
+    };
+    let run = RunId::new(world.now_ms, fastrand::u16(..));
+    let Some(ready) = variables::renew(&world, name, run.clone()) else {
+        return Ok(Came::Waits);
+    };
+    let desk = Desk {
+        parts,
+        leadership,
+        name,
+        stack,
+        id: None,
+        run,
+    };
+    let again = ready.release.again.clone();
+    let said = again.as_ref().map(ToString::to_string).unwrap_or_default();
+    match desk.stage("variables", &said, ready).await? {
+        Staged::Came(came) => Ok(came),
+        Staged::TooLarge(why) => {
+            // Trying again would not change it; another version is another matter.
+            let mut pointer = stack.pointer.clone();
+            if let Some(Again::Variables { names, .. }) = again {
+                pointer.leave_variables(names);
+            }
+            let told = desk.event("refused", &format!("{said}: {why}"));
+            desk.set(&pointer, vec![told]).await
+        }
+    }
 }
 
 /// Obeys the oldest order that need not wait.
@@ -117,7 +164,7 @@ async fn obey_first(
             leadership,
             name,
             stack,
-            id,
+            id: Some(id),
             run: RunId::new(world.now_ms, fastrand::u16(..)),
         };
         let came = desk.obey(&world, order, &lived).await?;
@@ -135,14 +182,22 @@ async fn lived(parts: &Parts, name: &StackName) -> anyhow::Result<Vec<Tag>> {
     Ok(live.map(|run| run.tag).collect())
 }
 
+/// What came of writing a release down.
+enum Staged {
+    /// It is staged, or the store has changed.
+    Came(Came),
+    /// The store takes no release as large as this.
+    TooLarge(String),
+}
+
 /// One order in hand.
 struct Desk<'a> {
     parts: &'a Parts,
     leadership: &'a Leadership,
     name: &'a StackName,
     stack: &'a StackWorld,
-    /// The request.
-    id: &'a str,
+    /// The request, if people asked.
+    id: Option<&'a str>,
     /// The run of the release that comes of it.
     run: RunId,
 }
@@ -168,11 +223,18 @@ impl Desk<'_> {
                 let told = self.event(order.kind(), &order.to_string());
                 self.set(&pointer, vec![told]).await
             }
-            Obeyed::Staged(ready) => self.stage(order, *ready).await,
+            Obeyed::Staged(ready) => {
+                let said = order.to_string();
+                match self.stage(order.kind(), &said, *ready).await? {
+                    Staged::Came(came) => Ok(came),
+                    Staged::TooLarge(why) => self.refuse(&format!("{said}: {why}")).await,
+                }
+            }
         }
     }
 
-    async fn stage(&self, order: &Order, ready: Ready) -> anyhow::Result<Came> {
+    /// Writes a release down as staged; `said` is what it comes of, in words.
+    async fn stage(&self, kind: &str, said: &str, ready: Ready) -> anyhow::Result<Staged> {
         let Ready {
             release,
             procs,
@@ -180,10 +242,8 @@ impl Desk<'_> {
             end,
         } = ready;
         let tables = &self.parts.tables;
-        let mut extra = vec![
-            tables.obey_op(self.name, self.id),
-            self.event(order.kind(), &format!("{order}, as {}", release.tag)),
-        ];
+        let told = self.event(kind, &format!("{said}, as {}", release.tag));
+        let mut extra: Vec<Op> = self.obeyed().into_iter().chain([told]).collect();
         if let Some(mut end) = end {
             end.placed = tables.placed_in(self.name, &end.run).await?;
             extra.push(tables.history_op(self.name, &end));
@@ -201,15 +261,14 @@ impl Desk<'_> {
         );
         match staged.await {
             Ok(Outcome::Done(_)) => {
-                tracing::info!(stack = %self.name, tag = %release.tag, "{order}");
+                tracing::info!(stack = %self.name, tag = %release.tag, "{said}");
                 make::tell_staged(self.parts, &release, &procs);
                 self.name_images(&release);
-                Ok(Came::Done)
+                Ok(Staged::Came(Came::Done))
             }
-            Ok(other) => Ok(Came::of(other)),
-            // Too large to be written, which trying again does not change.
+            Ok(other) => Ok(Staged::Came(Came::of(other))),
             Err(tables::Error::Refused(why) | tables::Error::Store(store::Error::Refused(why))) => {
-                self.refuse(&format!("{order}: {why}")).await
+                Ok(Staged::TooLarge(why))
             }
             Err(error) => Err(error.into()),
         }
@@ -245,7 +304,7 @@ impl Desk<'_> {
 
     async fn set(&self, pointer: &Pointer, mut extra: Vec<Op>) -> anyhow::Result<Came> {
         let tables = &self.parts.tables;
-        extra.push(tables.obey_op(self.name, self.id));
+        extra.extend(self.obeyed());
         let revision = self.stack.pointer_revision;
         let pointer = Pointer {
             v: 1,
@@ -253,6 +312,12 @@ impl Desk<'_> {
         };
         let set = tables.set_pointer(self.leadership, self.name, &pointer, revision, extra);
         Ok(Came::of(set.await?))
+    }
+
+    /// Deletes the request, if there is one.
+    fn obeyed(&self) -> Option<Op> {
+        let id = self.id?;
+        Some(self.parts.tables.obey_op(self.name, id))
     }
 
     fn event(&self, what: &str, why: &str) -> Op {

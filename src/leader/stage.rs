@@ -65,7 +65,8 @@ impl Follower {
         let (mut release, procs) = match self.compose(made, stack, &world) {
             Ok(composed) => composed,
             Err(error) => {
-                // An image of another stack went away meanwhile.
+                // An image of another stack went away meanwhile, or a shared variable is not set yet:
+                // it is looked at again as soon as one is.
                 self.held_up(&format!("{error:#}")).await?;
                 return Ok(Next::After(STAGE_AGAIN));
             }
@@ -145,6 +146,7 @@ impl Follower {
             images: made.images.clone(),
             external: made.external.clone(),
             foreign: known::foreign(&made.file, world),
+            env: &world.env,
             live: stack.and_then(StackWorld::live),
         };
         Ok(compose(parts)?)

@@ -1,8 +1,9 @@
 //! Clean-up, the loop: throws away what nobody can need any more, and empties the trash an hour
-//! later, after a second look. What goes is `schedule::sweep`'s to say. Volumes are never touched.
+//! later, after a second look. Values of shared variables that no record names go at the second look.
+//! What goes is `schedule::sweep`'s and `schedule::variables`' to say. Volumes are never touched.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -10,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::Parts;
 use crate::clock::now_ms;
 use crate::docker;
+use crate::model::env::SharedVar;
 use crate::model::history::RunEnd;
 use crate::model::names::{ImageName, StackName, Tag};
 use crate::model::release::ImageRecord;
 use crate::model::trash::{Manifest, TrashRecord};
-use crate::schedule::replicate;
 use crate::schedule::sweep::{self, ImageKey};
+use crate::schedule::{replicate, variables};
 use crate::store::election::Leadership;
 use crate::wake::{self, Bell, Next};
 
@@ -28,12 +30,36 @@ const ABSENT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// Sweeps until shutdown or the end of the leadership.
 pub(super) async fn run(parts: Parts, leadership: Arc<Leadership>, stop: CancellationToken) {
+    let seen = Mutex::default();
     wake::run("sweep", EVERY, Bell::new().ear(), stop, || async {
         throw_away(&parts, &leadership).await?;
+        forget_values(&parts, &leadership, &seen).await?;
         empty(&parts, &leadership).await?;
         Ok(Next::OnChange)
     })
     .await;
+}
+
+/// Forgets values that no record named when this leader looked last, and none names now: what was read
+/// before the first look is staged by the second, or never.
+async fn forget_values(
+    parts: &Parts,
+    leadership: &Leadership,
+    seen: &Mutex<BTreeSet<SharedVar>>,
+) -> anyhow::Result<()> {
+    let world = parts.tables.world(now_ms()).await?;
+    let unnamed = variables::unnamed(&world);
+    let gone: BTreeSet<SharedVar> = {
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = unnamed.intersection(&seen).cloned().collect();
+        *seen = unnamed;
+        gone
+    };
+    if !gone.is_empty() {
+        let tables = &parts.tables;
+        tables.forget_values(leadership, &world.env, &gone).await?;
+    }
+    Ok(())
 }
 
 type Images = BTreeMap<(StackName, ImageKey), ImageRecord>;

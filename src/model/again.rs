@@ -1,10 +1,15 @@
-//! Releases that people had made of what is on record, without a commit that came: what each repeats.
+//! Releases that are made of what is on record, without a commit that came: by people's word, or since
+//! a shared variable was set. What each repeats.
 
 use serde::{Deserialize, Serialize};
 
+use super::env::SharedVar;
 use super::names::{NodeName, Tag};
 
-/// What people asked for when they had a release made of what is on record, without a new commit.
+/// Variables that are named when a release says why it was made; of more there is a count.
+const NAMED_MAX: usize = 3;
+
+/// Why a release was made of what is on record, without a new commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "what")]
 pub enum Again {
@@ -21,6 +26,13 @@ pub enum Again {
         /// The node.
         node: NodeName,
     },
+    /// The release that was live then, with other versions of shared variables.
+    Variables {
+        /// That release.
+        of: Tag,
+        /// The variables that changed, at the versions it got.
+        names: Vec<SharedVar>,
+    },
 }
 
 impl Again {
@@ -28,7 +40,7 @@ impl Again {
     #[must_use]
     pub fn of(&self) -> &Tag {
         match self {
-            Self::Rollback { of } | Self::Restart { of, .. } => of,
+            Self::Rollback { of } | Self::Restart { of, .. } | Self::Variables { of, .. } => of,
         }
     }
 }
@@ -38,6 +50,15 @@ impl std::fmt::Display for Again {
         match self {
             Self::Rollback { of } => write!(f, "rollback to {of}"),
             Self::Restart { node, .. } => write!(f, "restart of {node}"),
+            Self::Variables { names, .. } => {
+                let told = names.iter().take(NAMED_MAX);
+                let told: Vec<String> = told.map(|at| at.var().to_string()).collect();
+                write!(f, "change of {}", told.join(", "))?;
+                match names.len().saturating_sub(NAMED_MAX) {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more"),
+                }
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 pub mod again;
 pub mod dump;
 pub mod endpoint;
+pub mod env;
 pub mod foretold;
 pub mod history;
 pub mod host;

@@ -44,6 +44,16 @@ fn tag_name(text: &str) -> bool {
     text == Tag::STATIC || plain_name(text)
 }
 
+/// Longest name of a shared variable, in bytes: it is part of keys and of what people are told.
+const VARIABLE_BYTES_MAX: usize = 128;
+
+fn variable_name(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let first = |b: &u8| b.is_ascii_alphabetic() || *b == b'_';
+    let rest = |b: &u8| b.is_ascii_alphanumeric() || b"_.-".contains(b);
+    bytes.len() <= VARIABLE_BYTES_MAX && bytes.first().is_some_and(first) && bytes.iter().all(rest)
+}
+
 fn cut(text: &str) -> String {
     text.chars().take(80).collect()
 }
@@ -150,6 +160,16 @@ name_type!(
     "1 to 253 of a-z, 0-9, '-' and '.', starting with a letter or digit"
 );
 name_type!(
+    /// The name before the colon of `_scope:VAR`: what shared variables belong to.
+    ScopeName, "scope", plain_name,
+    "1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
+);
+name_type!(
+    /// The name of a shared variable in its scope.
+    VarName, "name of a variable", variable_name,
+    "1 to 128 letters, digits, '_', '.' and '-', starting with a letter or '_'"
+);
+name_type!(
     /// Names a release: the first 12 hex digits of its commit, `-2`, `-3` for more releases of the
     /// same commit, or `static` for what services run.
     Tag, "tag", tag_name,
@@ -245,6 +265,28 @@ mod tests {
         }
         for good in ["a", "0", "ragnar", "a-b_c", &"x".repeat(63)] {
             assert!(StackName::parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_named_as_programs_know_it_and_stays_one_segment() {
+        for good in ["A", "_a", "DB_URL", "a.b-c", &"x".repeat(128)] {
+            assert!(VarName::parse(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            "",
+            "..",
+            ".a",
+            "-a",
+            "1A",
+            "a/b",
+            "a=b",
+            "a b",
+            "é",
+            "a\n",
+            &"x".repeat(129),
+        ] {
+            assert!(VarName::parse(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::env::SharedVar;
 use super::history::{StageTimes, add_time};
 use super::host::Fetch;
 use super::job::JobKey;
@@ -230,7 +231,7 @@ pub struct Release {
     /// How long it took to be made, per stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages_ms: StageTimes,
-    /// Why it was made, if by people's word and not by a commit that came.
+    /// Why it was made, if not by a commit that came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<Again>,
 }
@@ -402,6 +403,10 @@ pub struct Pointer {
     /// Older commits that failed since something went live: id, and the run that said so.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub quarantined: BTreeMap<String, RunId>,
+    /// Versions of shared variables that are not given to what is live: a release with them failed, or
+    /// people went back from it. Another version is, and the next commit gets these too.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub variables_aside: BTreeSet<SharedVar>,
     /// A commit that is being built, perhaps while another is staged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub building: Option<Building>,
@@ -483,6 +488,15 @@ impl Pointer {
     pub fn forgive(&mut self, commit: &str) {
         self.quarantine = self.quarantine.take().filter(|bad| bad.commit.id != commit);
         self.quarantined.remove(commit);
+    }
+
+    /// These versions of variables are not given to what is live; of each variable the last one counts.
+    pub fn leave_variables(&mut self, left: impl IntoIterator<Item = SharedVar>) {
+        for at in left {
+            self.variables_aside
+                .retain(|other| (&other.scope, &other.name) != (&at.scope, &at.name));
+            self.variables_aside.insert(at);
+        }
     }
 
     /// Forgets all failures: people went back to what serves.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::env::SharedVar;
 use super::names::{NodeName, StackName, VolumeName};
 
 /// Version of the hashed form. A new version of the form gets a new prefix, so that an upgrade of
@@ -274,6 +275,10 @@ pub struct Settings {
     /// Environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Environment variables that get the value of a shared one: which one, at which version. The
+    /// value itself is in no spec.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shared: BTreeMap<String, SharedVar>,
     /// Exposed ports, in file order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<Expose>,
@@ -426,6 +431,27 @@ mod tests {
             ..Health::default()
         };
         assert_eq!(spec().hash(), other.hash());
+    }
+
+    #[test]
+    fn the_version_of_a_shared_variable_counts_and_specs_without_one_are_as_they_were() {
+        let at = |version: u64| {
+            let mut spec = spec();
+            let var = SharedVar {
+                scope: "prod".parse().unwrap(),
+                name: "TOKEN".parse().unwrap(),
+                version,
+            };
+            spec.settings.shared.insert("TOKEN".into(), var);
+            spec
+        };
+        assert_eq!(at(1).hash(), at(1).hash());
+        assert_ne!(at(1).hash(), at(2).hash());
+        assert_ne!(at(1).hash(), spec().hash());
+        // The hash that was on record before there were shared variables.
+        assert_eq!(spec().hash(), "v1:eff3b167aea525abe57f9d83b66f7323");
+        let text = serde_json::to_string(&at(2)).unwrap();
+        assert_eq!(serde_json::from_str::<ContainerSpec>(&text).unwrap(), at(2));
     }
 
     #[test]

@@ -6,12 +6,13 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::env::SecretValue;
 use super::history::EventRecord;
 use super::host::{Capacity, EngineState, Readiness};
 use super::job::JobKey;
-use super::names::{HostName, ImageName, NodeName, StackName, Tag};
+use super::names::{HostName, ImageName, NodeName, ScopeName, StackName, Tag, VarName};
 use super::release::{Commit, ImageRecord, Phase, RunId};
-use super::status::{StackStatus, StagedStatus};
+use super::status::{Role, StackStatus, StagedStatus};
 use super::verdict::{Ruling, Verdict};
 
 /// Unix milliseconds as RFC 3339 in whole seconds, UTC.
@@ -133,6 +134,56 @@ pub struct PlanRequest {
 pub struct ApplyRequest {
     /// The plan's digest.
     pub plan: String,
+}
+
+/// Gives a shared variable another value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetVariable {
+    /// The value; no answer ever holds it.
+    pub value: SecretValue,
+}
+
+/// A shared variable was set or unset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VariableChanged {
+    /// `viking.variable/v1`.
+    pub schema: String,
+    /// What it belongs to.
+    pub scope: ScopeName,
+    /// Its name there.
+    pub name: VarName,
+    /// Its version now; absent when it was unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// What comes of it, in words.
+    pub accepted: String,
+}
+
+/// A shared variable in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VariableRow {
+    /// What it belongs to.
+    pub scope: ScopeName,
+    /// Its name there.
+    pub name: VarName,
+    /// Its version.
+    pub version: u64,
+    /// When it was set, RFC 3339.
+    pub set: String,
+    /// Releases that name it.
+    pub used_by: Vec<VariableUse>,
+}
+
+/// A release that names a shared variable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VariableUse {
+    /// Its stack.
+    pub stack: StackName,
+    /// Whether it serves or is on its way.
+    pub release: Role,
+    /// The version it names; what runs and what waits for a restart may name two.
+    pub version: u64,
 }
 
 /// Something was asked for; the leader carries it out.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::dump::pairs;
+use super::env::Variables;
 use super::host::{HostRecord, Member};
 use super::job::{Assignment, CounterRecord, JobKey, Seat, StateRecord};
 use super::names::{HostName, NodeName, StackName, Tag, VolumeName};
@@ -125,6 +126,9 @@ pub struct World {
     /// Failures in a row.
     #[serde(with = "pairs")]
     pub counters: BTreeMap<(HostName, JobKey), CounterRecord>,
+    /// Shared variables by name: their versions, never a value.
+    #[serde(default, with = "pairs", skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: Variables,
     /// Keys that cannot be read, with the reason: what they name is left alone.
     pub frozen: BTreeMap<String, String>,
     /// Stacks with an unreadable pointer, release or spec: nothing of them is started or stopped.

@@ -83,7 +83,13 @@ pub(super) fn restart(
 }
 
 /// A release that says the same under a tag of its own.
-fn renewed(stack: &StackWorld, of: &Release, again: Again, run: RunId, now_ms: u64) -> Release {
+pub(super) fn renewed(
+    stack: &StackWorld,
+    of: &Release,
+    again: Again,
+    run: RunId,
+    now_ms: u64,
+) -> Release {
     let mut release = of.clone();
     release.tag = free_tag(stack, &of.commit.id);
     release.run = run;
@@ -101,7 +107,7 @@ fn renewed(stack: &StackWorld, of: &Release, again: Again, run: RunId, now_ms: u
 
 /// What a release wanted a node to be made from. Under `static` there is only what services run now,
 /// so that what another ran is known by its hash.
-fn spec_of<'a>(
+pub(super) fn spec_of<'a>(
     stack: &'a StackWorld,
     name: &NodeName,
     node: &'a ReleaseNode,

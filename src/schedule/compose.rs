@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::model::env::{self, VarRef, Variables};
 use crate::model::names::{ImageName, NodeName, StackName, Tag};
 use crate::model::release::{Commit, ImageRecord, NodeKind, Release, ReleaseNode, RunId};
-use crate::model::spec::{ContainerSpec, ImageRef};
+use crate::model::spec::{ContainerSpec, ImageRef, Settings};
 use crate::model::vikingfile::{DeployNode, ImageText, VikingFile};
 use crate::model::world::StackWorld;
 
@@ -27,6 +28,8 @@ pub struct Parts<'a> {
     pub external: BTreeMap<String, ImageRef>,
     /// Live images of other stacks that nodes name.
     pub foreign: BTreeMap<(StackName, ImageName), ImageRef>,
+    /// Shared variables: a node gets the current version of what it names.
+    pub env: &'a Variables,
     /// What is live now, if anything.
     pub live: Option<&'a Release>,
 }
@@ -34,21 +37,35 @@ pub struct Parts<'a> {
 /// Specs to write under `/proc` with the release.
 pub type Procs = BTreeMap<(NodeName, Tag), ContainerSpec>;
 
-/// A node names an image that nothing made.
+/// What a node names and is not there; it may come.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("node {node} names image {image:?}, which is not there")]
-pub struct MissingImage {
-    /// The node.
-    pub node: NodeName,
-    /// The text of its `image:`.
-    pub image: String,
+pub enum Missing {
+    /// Nothing made the image.
+    #[error("node {node} names image {image:?}, which is not there")]
+    Image {
+        /// The node.
+        node: NodeName,
+        /// The text of its `image:`.
+        image: String,
+    },
+    /// The shared variable is not set.
+    #[error(
+        "node {node} names the shared variable {var}, which is not set: viking env set {} {}",
+        .var.scope, .var.name
+    )]
+    Variable {
+        /// The node.
+        node: NodeName,
+        /// The variable.
+        var: VarRef,
+    },
 }
 
 /// Makes the release and the specs it brings.
 ///
 /// # Errors
-/// When a node's image was neither built nor resolved.
-pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), MissingImage> {
+/// When a node's image was neither built nor resolved, or a variable it names is not set.
+pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), Missing> {
     let mut procs = Procs::new();
     let mut nodes = BTreeMap::new();
     for node in &parts.file.deploy {
@@ -82,8 +99,8 @@ fn container(
     node: &DeployNode,
     parts: &Parts<'_>,
     procs: &mut Procs,
-) -> Result<ReleaseNode, MissingImage> {
-    let spec = ContainerSpec::new(image_of(node, parts)?, node.settings.clone());
+) -> Result<ReleaseNode, Missing> {
+    let spec = ContainerSpec::new(image_of(node, parts)?, settings_of(node, parts)?);
     let made = release_node(node, parts.tag.clone());
     let before = parts.live.and_then(|live| live.nodes.get(&node.name));
     Ok(settle(&node.name, made, spec, before, procs))
@@ -146,8 +163,21 @@ fn keep_running_facts(made: &mut ReleaseNode, before: &ReleaseNode) {
     made.link.clone_from(&before.link);
 }
 
-fn image_of(node: &DeployNode, parts: &Parts<'_>) -> Result<ImageRef, MissingImage> {
-    let missing = |image: String| MissingImage {
+/// Settings with the current version of every shared variable that the node names.
+fn settings_of(node: &DeployNode, parts: &Parts<'_>) -> Result<Settings, Missing> {
+    let mut settings = node.settings.clone();
+    for (name, var) in &node.shared {
+        let version = env::current(parts.env, var).ok_or_else(|| Missing::Variable {
+            node: node.name.clone(),
+            var: var.clone(),
+        })?;
+        settings.shared.insert(name.clone(), var.at(version));
+    }
+    Ok(settings)
+}
+
+fn image_of(node: &DeployNode, parts: &Parts<'_>) -> Result<ImageRef, Missing> {
+    let missing = |image: String| Missing::Image {
         node: node.name.clone(),
         image,
     };
@@ -228,33 +258,42 @@ mod tests {
 
     const WEB: &str = "viking: {name: shop}\ndeploy:\n  web: {image: web, run: v1}\n";
 
+    fn release(
+        tag: &str,
+        file: &str,
+        env: &Variables,
+        live: Option<&Release>,
+    ) -> Result<(Release, Procs), Missing> {
+        let image = ImageRef::External {
+            name: "web".to_owned(),
+            digest: "sha256:1".to_owned(),
+        };
+        compose(Parts {
+            file: &VikingFile::parse("viking.yml", file.as_bytes()).unwrap(),
+            commit: Commit {
+                id: String::new(),
+                subject: String::new(),
+                author: String::new(),
+                at_ms: 0,
+            },
+            tag: Tag::parse(tag).unwrap(),
+            run: RunId(String::new()),
+            now_ms: 0,
+            images: BTreeMap::new(),
+            external: BTreeMap::from([("web".to_owned(), image)]),
+            foreign: BTreeMap::new(),
+            env,
+            live,
+        })
+    }
+
     /// The releases of these files, one after the other, at the tags `c1`, `c2`, ….
     fn releases(files: &[&str]) -> Vec<(ReleaseNode, Vec<Tag>)> {
         let mut made: Vec<(ReleaseNode, Vec<Tag>)> = Vec::new();
         let mut live: Option<Release> = None;
         for (n, file) in files.iter().enumerate() {
-            let file = VikingFile::parse("viking.yml", file.as_bytes()).unwrap();
-            let image = ImageRef::External {
-                name: "web".to_owned(),
-                digest: "sha256:1".to_owned(),
-            };
-            let (release, procs) = compose(Parts {
-                file: &file,
-                commit: Commit {
-                    id: String::new(),
-                    subject: String::new(),
-                    author: String::new(),
-                    at_ms: 0,
-                },
-                tag: Tag::parse(&format!("c{}", n + 1)).unwrap(),
-                run: RunId(String::new()),
-                now_ms: 0,
-                images: BTreeMap::new(),
-                external: BTreeMap::from([("web".to_owned(), image)]),
-                foreign: BTreeMap::new(),
-                live: live.as_ref(),
-            })
-            .unwrap();
+            let tag = format!("c{}", n + 1);
+            let (release, procs) = release(&tag, file, &Variables::new(), live.as_ref()).unwrap();
             let node = release.nodes.values().next().unwrap().clone();
             made.push((node, procs.into_keys().map(|(_, tag)| tag).collect()));
             live = Some(release);
@@ -309,6 +348,34 @@ mod tests {
         assert_eq!(nodes[1].0.tag.as_str(), "static");
         assert_eq!(nodes[2].0.tag.as_str(), "c3");
         assert_eq!(nodes[2].1, [nodes[2].0.tag.clone()]);
+    }
+
+    #[test]
+    fn a_shared_variable_is_named_at_its_current_version_or_waited_for() {
+        let file = web("v1, env: {A: '_prod:TOKEN'}");
+        let mut env = Variables::new();
+        let missing = release("c1", &file, &env, None).unwrap_err();
+        let said = "node web names the shared variable prod/TOKEN, which is not set: \
+                    viking env set prod TOKEN";
+        assert_eq!(missing.to_string(), said);
+        let var = VarRef {
+            scope: "prod".parse().unwrap(),
+            name: "TOKEN".parse().unwrap(),
+        };
+        let index = env.entry(var.clone()).or_default();
+        index.versions.extend([1, 2]);
+        assert!(release("c1", &file, &env, None).is_err(), "it was unset");
+        env.get_mut(&var).unwrap().set = true;
+        let (first, procs) = release("c1", &file, &env, None).unwrap();
+        let spec = procs.values().next().unwrap();
+        assert_eq!(spec.settings.shared["A"], var.at(2));
+        assert!(!spec.settings.env.contains_key("A"));
+        // The same version is the same spec.
+        let (_, procs) = release("c2", &file, &env, Some(&first)).unwrap();
+        assert!(procs.is_empty());
+        env.get_mut(&var).unwrap().versions.insert(3);
+        let (_, procs) = release("c2", &file, &env, Some(&first)).unwrap();
+        assert_eq!(procs.len(), 1);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! from staged to live. The decisions are pure; the two loops around them are thin.
 //!
 //! `compose` → what a commit changes · `order` → what people ask for without one, `again` → the
-//! release that comes of it, `apply` → whether a plan still holds · `squeeze` → what has no room beside its live copy · `moves` → what it
+//! release that comes of it, `apply` → whether a plan still holds, `variables` → which stacks a changed
+//! variable moves · `squeeze` → what has no room beside its live copy · `moves` → what it
 //! may not do at once · `wanted` → which jobs · `losses` → which hosts are lost · `relocate` → which
 //! jobs must leave theirs · `retire` → which may end · `pins` → where data is · `fleet` → how full
 //! the hosts are · `place` → which host · `dowding` → the plan ·
@@ -38,5 +39,6 @@ pub mod script;
 pub mod sim;
 pub mod squeeze;
 pub mod sweep;
+pub mod variables;
 pub mod wanted;
 pub mod why;

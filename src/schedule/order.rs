@@ -9,6 +9,7 @@ use super::compose::Procs;
 use super::moves;
 use super::rollout::{self, Room};
 use super::squeeze::squeeze;
+use super::variables;
 use crate::model::history::RunRecord;
 use crate::model::names::{NodeName, StackName, TAG_COMMIT_DIGITS, Tag};
 use crate::model::release::{Again, NodeKind, Phase, Pointer, Release, ReleaseNode, RunId};
@@ -255,6 +256,11 @@ fn roll_back(
     for bad in left(name, stack, target, world.now_ms) {
         pointer.set_aside(bad);
     }
+    // It has the versions of then, and keeps them.
+    pointer.leave_variables(variables::behind(
+        &world.env,
+        &variables::named(stack, &release, &procs),
+    ));
     pointer.stage(&release, world.now_ms);
     Ok(Obeyed::Staged(Box::new(Ready {
         release,

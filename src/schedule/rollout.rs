@@ -11,7 +11,7 @@ use crate::model::history::{Change, ChangeKind, RunEnd, RunRecord};
 use crate::model::host::Fetch;
 use crate::model::job::JobKey;
 use crate::model::names::{HostName, NodeName, StackName};
-use crate::model::release::{Commit, Cut, Phase, Pointer, Quarantine, Release};
+use crate::model::release::{Again, Commit, Cut, Phase, Pointer, Quarantine, Release};
 use crate::model::world::{StackWorld, World};
 
 /// After this long a newer commit takes over from a staging release that is neither done nor failed.
@@ -217,7 +217,11 @@ fn promote(world: &World, stack: &StackWorld, release: &Release) -> Step {
     pointer.fetch = BTreeSet::new();
     match &release.again {
         // A newer commit that failed while this one was staged stays quarantined.
-        None => pointer.forgive_before(&release.run),
+        None => {
+            pointer.forgive_before(&release.run);
+            // It has the versions that were current.
+            pointer.variables_aside.clear();
+        }
         // No commit came: what was set aside stays so, but for what serves now.
         Some(_) => pointer.forgive(&release.commit.id),
     }
@@ -255,6 +259,10 @@ fn fail(world: &World, stack: &StackWorld, release: &Release, failure: Failure) 
         // No commit's fault.
         Some(again) => {
             pointer.reason = format!("{again} failed at {}: {}", failure.stage, failure.reason);
+            if let Again::Variables { names, .. } = again {
+                // Else it would be made again and again.
+                pointer.leave_variables(names.iter().cloned());
+            }
         }
     }
     pointer.reverting = Some(bad);

@@ -73,10 +73,10 @@ fn kept(stack: &StackWorld, lived: &[Tag]) -> BTreeSet<Tag> {
     let newest = newest.into_iter().take(KEPT_NEWEST).map(|r| r.tag.clone());
     let restarted = |tag: &Tag| {
         let again = stack.releases.get(tag).and_then(|r| r.again.as_ref());
-        matches!(again, Some(Again::Restart { .. }))
+        matches!(again, Some(Again::Restart { .. } | Again::Variables { .. }))
     };
     let mut others = 0;
-    // However often something is restarted, what can be gone back to stays.
+    // However often something is restarted or a variable set, what can be gone back to stays.
     let lived = lived.iter().take_while(|tag| {
         others += usize::from(!restarted(tag));
         others <= KEPT_LIVE

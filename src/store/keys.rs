@@ -5,6 +5,7 @@
 //! `/deploy/host-1/` is never the start of a key of `host-10`.
 
 use crate::model::endpoint::Endpoint;
+use crate::model::env::{SharedVar, VarRef};
 use crate::model::job::{JobId, JobKey, Seat};
 use crate::model::names::{HostName, ImageName, NameError, NodeName, StackName, Tag, VolumeName};
 use crate::model::release::RunId;
@@ -30,6 +31,10 @@ pub enum Key {
     Member(HostName),
     /// `/request/<stack>/<id>`
     Request(StackName, String),
+    /// `/env/<scope>/<VAR>`
+    Var(VarRef),
+    /// `/env/<scope>/<VAR>/<version>`
+    VarValue(SharedVar),
     /// `/image/<stack>/<tag>/<image>`
     Image(StackName, Tag, ImageName),
     /// `/images/<stack>/<tag>/<image>`
@@ -75,6 +80,8 @@ pub enum Family {
     Member,
     /// What people asked for.
     Request,
+    /// Shared variables: versions, and under them the values.
+    Env,
     /// Build records.
     Image,
     /// Pullable references.
@@ -115,6 +122,7 @@ impl Family {
             Self::Stack => "stack",
             Self::Member => "member",
             Self::Request => "request",
+            Self::Env => "env",
             Self::Image => "image",
             Self::Images => "images",
             Self::Proc => "proc",
@@ -168,6 +176,8 @@ impl Keys {
             Key::Stack(stack) => format!("{p}/stack/{stack}"),
             Key::Member(host) => format!("{p}/member/{host}"),
             Key::Request(stack, id) => format!("{p}/request/{stack}/{id}"),
+            Key::Var(var) => format!("{p}/env/{var}"),
+            Key::VarValue(var) => format!("{p}/env/{}/{}", var.var(), var.version),
             Key::Image(stack, tag, image) => format!("{p}/image/{stack}/{tag}/{image}"),
             Key::ImageText(stack, tag, image) => format!("{p}/images/{stack}/{tag}/{image}"),
             Key::Proc(stack, tag, node) => format!("{p}/proc/{stack}/{tag}/{node}"),
@@ -271,6 +281,10 @@ fn parse_segments(segments: &[&str]) -> Parsed<Option<Key>> {
         ["stack", stack] => Key::Stack(stack.parse()?),
         ["member", host] => Key::Member(host.parse()?),
         ["request", stack, id] => Key::Request(stack.parse()?, text(id)?),
+        ["env", scope, name] => Key::Var(parse_var(scope, name)?),
+        ["env", scope, name, version] => {
+            Key::VarValue(parse_var(scope, name)?.at(number(version)?))
+        }
         ["image", stack, tag, image] => Key::Image(stack.parse()?, tag.parse()?, image.parse()?),
         ["images", stack, tag, image] => {
             Key::ImageText(stack.parse()?, tag.parse()?, image.parse()?)
@@ -322,6 +336,13 @@ fn number<T: std::str::FromStr>(segment: &str) -> Parsed<T> {
         .map_err(|_| odd("number", segment, "decimal digits"))
 }
 
+fn parse_var(scope: &str, name: &str) -> Parsed<VarRef> {
+    Ok(VarRef {
+        scope: scope.parse()?,
+        name: name.parse()?,
+    })
+}
+
 fn parse_job(segments: &[&str]) -> Parsed<JobKey> {
     let [stack, tag, node, slot] = segments else {
         return Err(odd("job", &segments.join("/"), "stack/tag/node/slot"));
@@ -358,140 +379,5 @@ fn parse_endpoint(segments: &[&str]) -> Parsed<Endpoint> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::job::Instance;
-
-    fn job() -> JobKey {
-        JobKey {
-            stack: "ragnar".parse().unwrap(),
-            tag: "a1b2c3d4e5f6".parse().unwrap(),
-            node: "web-1".parse().unwrap(),
-            slot: 3,
-        }
-    }
-
-    fn endpoint(ip: &str) -> Endpoint {
-        Endpoint {
-            stack: job().stack,
-            tag: job().tag,
-            node: job().node,
-            port: 80,
-            proto: Proto::Udp,
-            ip: ip.parse().unwrap(),
-            host_port: 32_000,
-            job_id: job().id(Instance(9)),
-        }
-    }
-
-    fn every() -> Vec<(Key, &'static str)> {
-        let (stack, tag) = (job().stack, job().tag);
-        let host: HostName = "host-1.lan".parse().unwrap();
-        let image: ImageName = "src".parse().unwrap();
-        vec![
-            (Key::Cluster, "/cluster"),
-            (Key::Leader, "/leader"),
-            (Key::Stack(stack.clone()), "/stack/ragnar"),
-            (Key::Member(host.clone()), "/member/host-1.lan"),
-            (Key::Request(stack.clone(), "7".into()), "/request/ragnar/7"),
-            (
-                Key::Trash(stack.clone(), tag.clone()),
-                "/trash/ragnar/a1b2c3d4e5f6",
-            ),
-            (
-                Key::Image(stack.clone(), tag.clone(), image.clone()),
-                "/image/ragnar/a1b2c3d4e5f6/src",
-            ),
-            (
-                Key::ImageText(stack.clone(), tag.clone(), image),
-                "/images/ragnar/a1b2c3d4e5f6/src",
-            ),
-            (
-                Key::Proc(stack.clone(), tag.clone(), job().node),
-                "/proc/ragnar/a1b2c3d4e5f6/web-1",
-            ),
-            (
-                Key::Release(stack.clone(), tag),
-                "/release/ragnar/a1b2c3d4e5f6",
-            ),
-            (Key::Pointer(stack.clone()), "/release/ragnar"),
-            (
-                Key::Deploy(host.clone(), job()),
-                "/deploy/host-1.lan/ragnar/a1b2c3d4e5f6/web-1/3",
-            ),
-            (Key::Run(job()), "/run/ragnar/a1b2c3d4e5f6/web-1/3"),
-            (
-                Key::Fixed(PinKey::Seat(job().seat())),
-                "/fixed/ragnar/web-1/3",
-            ),
-            (
-                Key::Fixed(PinKey::Volume(stack.clone(), "data".parse().unwrap())),
-                "/fixed/ragnar/data",
-            ),
-            (
-                Key::History(stack.clone(), RunId::new(5, 1)),
-                "/history/ragnar/0000000000005-0001",
-            ),
-            (Key::Host(host.clone()), "/host/host-1.lan"),
-            (
-                Key::State(host.clone(), job()),
-                "/state/host-1.lan/ragnar/a1b2c3d4e5f6/web-1/3",
-            ),
-            (
-                Key::Counter(host, job()),
-                "/counter/host-1.lan/ragnar/a1b2c3d4e5f6/web-1/3",
-            ),
-            (
-                Key::Port(endpoint("10.0.0.1")),
-                "/ports/ragnar/a1b2c3d4e5f6/web-1/80/udp/10.0.0.1/32000/ragnar.a1b2c3d4e5f6.web-1.3.9",
-            ),
-            (Key::Event(stack, "r-1".into()), "/event/ragnar/r-1"),
-            (Key::WholeCopies, "/registry/whole"),
-            (Key::RegistryCredential, "/secret/registry/hosts"),
-        ]
-    }
-
-    #[test]
-    fn keys_read_as_the_design_says_and_survive_a_round_trip() {
-        for prefix in ["", "/a/b"] {
-            let keys = Keys::new(prefix);
-            for (key, text) in every() {
-                assert_eq!(keys.text(&key), format!("{prefix}{text}"));
-                assert_eq!(keys.parse(&keys.text(&key)), Ok(key));
-            }
-        }
-        let v6 = Key::Port(endpoint("2001:db8::1"));
-        let keys = Keys::new("x/");
-        assert_eq!(keys.parse(&keys.text(&v6)), Ok(v6));
-    }
-
-    #[test]
-    fn names_match_by_whole_segments() {
-        let keys = Keys::default();
-        let host = |name: &str| HostName::parse(name).unwrap();
-        let ten = keys.text(&Key::Deploy(host("host-10"), job()));
-        assert!(!ten.starts_with(&keys.family_of(Family::Deploy, "host-1")));
-        assert!(!"/images/a/b/c".starts_with(&keys.family(Family::Image)));
-    }
-
-    #[test]
-    fn what_is_not_a_key_is_refused_and_still_names_its_stack() {
-        let keys = Keys::default();
-        let stack = |key: &str| keys.parse(key).unwrap_err().stack.map(|s| s.to_string());
-        assert_eq!(stack("/deploy/h/web/a1/n/007").as_deref(), Some("web"));
-        assert_eq!(stack("/deploy/h/web/a1/n/0/x").as_deref(), Some("web"));
-        assert_eq!(stack("/release/web/BAD").as_deref(), Some("web"));
-        assert_eq!(stack("/fixed/web/n/0/x").as_deref(), Some("web"));
-        for bad in [
-            "",
-            "/",
-            "/release/",
-            "/release//x",
-            "/unknown/x",
-            "cluster",
-            "/host/../x",
-        ] {
-            assert_eq!(stack(bad), None, "{bad}");
-        }
-    }
-}
+#[path = "keys_tests.rs"]
+mod tests;

@@ -47,6 +47,8 @@ pub enum Selector {
     Key(String),
     /// All keys that start so.
     Prefix(String),
+    /// All keys that start so, without their values: each is told as empty.
+    Names(String),
 }
 
 /// Several reads of one moment.

@@ -1,6 +1,6 @@
 //! Typed reads and writes: what the rest of viking knows of the store. Reads are whole values of one
 //! revision, writes are guarded transactions; the parts are `read` (world, a host's share, routes),
-//! `leader`, `host` and `people`, named after who calls them.
+//! `leader`, `host` and `people`, named after who calls them, and `variables`, which holds secrets.
 //!
 //! Promise 5 lives here: every read asks for `/cluster` too and counts only if it carries our id and
 //! a revision not below the last one seen. An absence in any other answer means nothing.
@@ -12,6 +12,7 @@ mod read;
 mod registry;
 mod ring;
 mod trash;
+mod variables;
 mod write;
 
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -30,6 +31,7 @@ pub use self::host::{Report, Reported};
 pub use self::leader::event_number;
 pub use self::people::{HISTORY_RUNS, ImageOnRecord, Request, Sources};
 pub use self::read::{Assigned, Routes};
+pub use self::variables::Variable;
 pub use self::write::Outcome;
 
 /// Newest version of records that this viking can read.

@@ -5,6 +5,7 @@
     reason = "helpers of tests: what fails there fails the test"
 )]
 
+mod env;
 mod operate;
 
 use std::sync::Arc;
@@ -215,11 +216,14 @@ fn filled(path: &str) -> String {
         .replace("{tag}", TAG)
         .replace("{node}", "web")
         .replace("{host}", "host-a")
+        .replace("{scope}", "prod")
+        .replace("{var}", "TOKEN")
 }
 
 fn body_for(path: &str) -> Value {
     match path {
         "/v1/stacks" => json!({ "url": "/srv/shop", "poll_ms": 1000 }),
+        "/v1/env/{scope}/{var}" => json!({ "value": "x" }),
         _ => json!({}),
     }
 }

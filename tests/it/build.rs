@@ -74,6 +74,7 @@ fn node(name: &str, text: &str) -> DeployNode {
         kind: NodeKind::Container,
         image: Some(ImageText::External(text.to_owned())),
         settings: Settings::default(),
+        shared: BTreeMap::new(),
         scale: 1,
         domains: Vec::new(),
         filter: Vec::new(),

@@ -84,6 +84,7 @@ contract!(
     a_transaction_happens_whole_or_not_at_all,
     a_deleted_and_recreated_key_has_a_new_create_revision,
     a_range_reads_several_selections_of_one_revision,
+    names_are_read_without_their_values,
     a_prefix_matches_exactly,
     nothing_changed_raises_no_revision,
     what_is_never_right_is_refused,
@@ -226,6 +227,24 @@ async fn a_range_reads_several_selections_of_one_revision(s: Subject) {
     assert_eq!(keys(1), ["/c"]);
     assert!(keys(2).is_empty());
     assert_eq!(keys(3), ["/a/1", "/b/1", "/b/2", "/c"]);
+}
+
+async fn names_are_read_without_their_values(s: Subject) {
+    let first = s.put("/v/1", "secret").await;
+    s.put("/v/1/2", "secret").await;
+    s.put("/w", "seen").await;
+    let changed = s.put("/v/1", "another secret").await;
+    let selectors = [Selector::Names("/v/".into()), Selector::Prefix("/w".into())];
+    let snapshot = s.store.range(&selectors).await.expect("reads");
+    let told = |n: usize| -> Vec<(&str, &[u8])> {
+        let list = snapshot.lists[n].iter();
+        list.map(|kv| (kv.key.as_str(), kv.value.as_slice()))
+            .collect()
+    };
+    assert_eq!(told(0), [("/v/1", &b""[..]), ("/v/1/2", &b""[..])]);
+    assert_eq!(told(1), [("/w", &b"seen"[..])]);
+    let kv = &snapshot.lists[0][0];
+    assert_eq!((kv.create_revision, kv.mod_revision), (first, changed));
 }
 
 async fn a_prefix_matches_exactly(s: Subject) {

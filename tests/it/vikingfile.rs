@@ -109,7 +109,7 @@ fn wording_of_bad_values() {
         "env: [A=b]",
         "env: {VIKING_ID: x}",
         "env: {A: }",
-        "env: {A: '_shared:TOKEN'}",
+        "env: {A: '_Shared:TOKEN'}",
         "run: \"a 'b\"",
         "health: {http: /up}",
         "health: {cmd: ls}",

@@ -5,6 +5,7 @@ mod member;
 mod properties;
 mod real;
 mod rig;
+mod shared;
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::env::VarRef;
 use super::super::names::{NodeName, StackName};
 use super::super::release::NodeKind;
 use super::super::spec::{Expose, LinkTarget, Resources, Settings, StopPolicy, VolumeMount};
@@ -85,6 +86,7 @@ fn empty(name: NodeName, line: u64, kind: NodeKind) -> DeployNode {
         kind,
         image: None,
         settings: Settings::default(),
+        shared: BTreeMap::new(),
         scale: 1,
         domains: Vec::new(),
         filter: Vec::new(),
@@ -170,7 +172,7 @@ fn container(name: NodeName, field: &Field<'_>, stack: &StackName) -> Result<Dra
     )?);
     let (links, link_at) = links(&fields, stack)?;
     let (domains, domain_at) = domains(&fields)?;
-    node.settings = settings(&fields, links)?;
+    (node.settings, node.shared) = settings(&fields, links)?;
     node.domains = domains;
     placement(&fields, &mut node)?;
     Ok(Draft {
@@ -182,11 +184,14 @@ fn container(name: NodeName, field: &Field<'_>, stack: &StackName) -> Result<Dra
     })
 }
 
-fn settings(fields: &Fields<'_>, link: Vec<LinkTarget>) -> Result<Settings, Error> {
+type Shared = BTreeMap<String, VarRef>;
+
+fn settings(fields: &Fields<'_>, link: Vec<LinkTarget>) -> Result<(Settings, Shared), Error> {
     let optional = |name: &str, read: fn(&Field<'_>) -> Result<String, Error>| {
         fields.get(name).map(|f| read(&f)).transpose()
     };
     let command = |name: &str| fields.get(name).map(|f| parts::command(&f)).transpose();
+    let mut shared = Shared::new();
     let mut settings = Settings {
         run: command("run")?,
         entrypoint: command("entrypoint")?,
@@ -195,7 +200,7 @@ fn settings(fields: &Fields<'_>, link: Vec<LinkTarget>) -> Result<Settings, Erro
             f.parsed(words::user, &["names or ids, with :group if needed"])
         })?,
         env: match fields.get("env") {
-            Some(field) => parts::env(&field)?,
+            Some(field) => parts::env(&field, &mut shared)?,
             None => BTreeMap::new(),
         },
         expose: exposes(fields)?,
@@ -210,7 +215,7 @@ fn settings(fields: &Fields<'_>, link: Vec<LinkTarget>) -> Result<Settings, Erro
         Some(field) => parts::resources(&field)?,
         None => Resources::default(),
     };
-    Ok(settings)
+    Ok((settings, shared))
 }
 
 fn placement(fields: &Fields<'_>, node: &mut DeployNode) -> Result<(), Error> {

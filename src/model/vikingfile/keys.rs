@@ -153,7 +153,11 @@ pub(super) static CONTAINER: Section = Section {
         key("entrypoint", "text or list"),
         key("cwd", "absolute path").elsewhere(&["working_dir", "workdir", "dir"]),
         key("user", "name or id, with :group"),
-        key("env", "map of variables").elsewhere(&["environment", "vars"]),
+        key(
+            "env",
+            "map of variable to text, or to _<scope>:<VAR>, a shared variable",
+        )
+        .elsewhere(&["environment", "vars"]),
         key("expose", "list of port, port/udp or host:port").elsewhere(&["port", "ports"]),
         key("volume", "list of /path or name:/path").elsewhere(&["volumes", "mount", "mounts"]),
         key("scale", "0 to 1000").elsewhere(&["replicas", "count", "instances"]),

@@ -22,6 +22,7 @@ mod yaml;
 
 use std::collections::BTreeMap;
 
+use super::env::VarRef;
 use super::names::{ImageName, NodeName, StackName};
 use super::release::{Domain, Filter, NodeKind};
 use super::spec::{Settings, StopPolicy};
@@ -197,8 +198,10 @@ pub struct DeployNode {
     pub kind: NodeKind,
     /// The image; always there for a container, never for a website.
     pub image: Option<ImageText>,
-    /// What makes the container, but the image.
+    /// What makes the container, but the image and what is shared.
     pub settings: Settings,
+    /// Environment variables whose value names a shared one (`_scope:VAR`).
+    pub shared: BTreeMap<String, VarRef>,
     /// Copies.
     pub scale: u32,
     /// Domains.

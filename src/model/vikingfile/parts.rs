@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::env::VarRef;
 use super::super::release::Domain;
 use super::super::spec::{Health, HealthCheck, Resources, StopPolicy};
 use super::error::{Error, cut};
@@ -245,8 +246,12 @@ pub(super) fn domain(field: &Field<'_>) -> Result<Domain, Error> {
     })
 }
 
-/// `env:`: values are texts as written.
-pub(super) fn env(field: &Field<'_>) -> Result<BTreeMap<String, String>, Error> {
+/// `env:`: values are texts as written, but for those that name a shared variable, which go to
+/// `shared`.
+pub(super) fn env(
+    field: &Field<'_>,
+    shared: &mut BTreeMap<String, VarRef>,
+) -> Result<BTreeMap<String, String>, Error> {
     let mut env = BTreeMap::new();
     for (entry, value) in field.map(ENV_MAX)? {
         let wrong = |what: &str| {
@@ -265,19 +270,11 @@ pub(super) fn env(field: &Field<'_>) -> Result<BTreeMap<String, String>, Error> 
             return Err(value.wrong("nothing is given; write \"\" for an empty value"));
         }
         let text = value.long_text()?;
-        if shared(text) {
-            return Err(value.wrong(format!("the shared variable {text:?} is not supported yet")));
+        match words::shared(text).transpose() {
+            Ok(Some(var)) => drop(shared.insert(entry.key.clone(), var)),
+            Ok(None) => drop(env.insert(entry.key.clone(), text.to_owned())),
+            Err(what) => return Err(value.wrong(what).with_allowed(["_<scope>:<VAR>"])),
         }
-        env.insert(entry.key.clone(), text.to_owned());
     }
     Ok(env)
-}
-
-/// `_<scope>:<VAR>` names a variable of the shared store.
-fn shared(text: &str) -> bool {
-    let Some((scope, name)) = text.strip_prefix('_').and_then(|t| t.split_once(':')) else {
-        return false;
-    };
-    let good = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
-    !scope.is_empty() && scope.bytes().all(good) && text.len() <= 256 && words::variable(name)
 }

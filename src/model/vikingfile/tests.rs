@@ -216,7 +216,6 @@ fn what_could_leave_the_container_is_refused() {
 fn what_is_not_acted_on_yet_is_refused_as_such() {
     let cases = [
         file("before_release: x"),
-        file("env: {A: '_shared:TOKEN'}"),
         "viking: {name: s, require: [b]}".to_owned(),
         "viking: {name: s}\nbuild: {a: {secrets: [b]}}".to_owned(),
     ];
@@ -224,7 +223,13 @@ fn what_is_not_acted_on_yet_is_refused_as_such() {
         let error = VikingFile::parse("viking.yml", text.as_bytes()).unwrap_err();
         assert!(error.message().contains("not supported yet"), "{error}");
     }
-    assert_eq!(node("env: {A: _x, B: '_a b:c'}").settings.env.len(), 2);
+}
+
+#[test]
+fn a_value_that_names_a_shared_variable_is_no_text() {
+    let node = node("env: {A: '_prod:TOKEN', B: text}");
+    assert_eq!(node.settings.env, [("B".into(), "text".into())].into());
+    assert_eq!(node.shared["A"].to_string(), "prod/TOKEN");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The small texts of a node, each with its own grammar: ports, volumes, links, host tags, domains,
 //! image references, paths, commands. Pure; errors say what is wrong and never repeat the key.
 
-use super::super::names::{ImageName, NodeName, StackName, VolumeName};
+use super::super::env::VarRef;
+use super::super::names::{ImageName, NodeName, ScopeName, StackName, VarName, VolumeName};
 use super::super::release::{Filter, FilterRule};
 use super::super::spec::{Expose, LinkTarget, Proto, VolumeMount};
 use super::ImageText;
@@ -307,8 +308,41 @@ pub(super) fn variable(text: &str) -> bool {
         && text.bytes().all(good)
 }
 
+/// `_<scope>:<VAR>` names a shared variable; every other text is a value as written.
+pub(super) fn shared(text: &str) -> Option<Result<VarRef, String>> {
+    let (scope, name) = text.strip_prefix('_')?.split_once(':')?;
+    let word = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
+    let meant = !scope.is_empty() && scope.bytes().all(word) && variable(name);
+    meant.then(|| {
+        Ok(VarRef {
+            scope: ScopeName::parse(scope).map_err(|e| e.to_string())?,
+            name: VarName::parse(name).map_err(|e| e.to_string())?,
+        })
+    })
+}
+
 /// The stem of the variables that a link to `node` injects: upper case, `-` as `_`.
 #[must_use]
 pub fn link_variable(node: &NodeName) -> String {
     node.as_str().to_ascii_uppercase().replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_names_a_shared_variable_or_is_a_value_as_written() {
+        let named = |text: &str| shared(text).unwrap().unwrap().to_string();
+        assert_eq!(named("_prod:TOKEN"), "prod/TOKEN");
+        assert_eq!(named("_eu-1:db.url"), "eu-1/db.url");
+        // What only looks a little like it.
+        for text in ["_x", "_a b:c", "_:X", "a:B", "_a:1x", "_a:", "_", ""] {
+            assert_eq!(shared(text), None, "{text:?}");
+        }
+        let long = format!("_a:{}", "X".repeat(129));
+        for text in ["_Prod:TOKEN", "__x:TOKEN", "_-x:TOKEN", &long] {
+            assert!(shared(text).unwrap().is_err(), "{text:?}");
+        }
+    }
 }

@@ -180,6 +180,8 @@ pub(super) struct Want {
     next: Vec<u8>,
     /// None for a single key.
     end: Option<Vec<u8>>,
+    /// Keys without their values.
+    names: bool,
     pub(super) more: bool,
     pub(super) list: Vec<KeyValue>,
 }
@@ -188,7 +190,7 @@ impl Want {
     pub(super) fn of(selector: &Selector) -> Self {
         let (next, end) = match selector {
             Selector::Key(key) => (key.as_bytes().to_vec(), None),
-            Selector::Prefix(prefix) => {
+            Selector::Prefix(prefix) | Selector::Names(prefix) => {
                 let (start, end) = prefix_range(prefix);
                 (start, Some(end))
             }
@@ -196,6 +198,7 @@ impl Want {
         Self {
             next,
             end,
+            names: matches!(selector, Selector::Names(_)),
             more: true,
             list: Vec::new(),
         }
@@ -206,6 +209,9 @@ impl Want {
         let mut options = GetOptions::new().with_revision(revision).with_limit(limit);
         if let Some(end) = &self.end {
             options = options.with_range(end.clone());
+        }
+        if self.names {
+            options = options.with_keys_only();
         }
         TxnOp::get(self.next.clone(), Some(options))
     }

@@ -111,6 +111,7 @@ impl State {
                 .into_iter()
                 .collect(),
             Selector::Prefix(prefix) => self.below(prefix).map(|kv| (**kv).clone()).collect(),
+            Selector::Names(prefix) => self.below(prefix).map(|kv| without_value(kv)).collect(),
         });
         Snapshot {
             revision: self.revision,
@@ -324,6 +325,17 @@ impl State {
             }
         }
         (!events.is_empty()).then_some(Watched::Events(events))
+    }
+}
+
+/// A key as a reader sees it who asked for names only.
+fn without_value(kv: &KeyValue) -> KeyValue {
+    KeyValue {
+        key: kv.key.clone(),
+        value: Vec::new(),
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        lease: kv.lease,
     }
 }
 

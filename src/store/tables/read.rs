@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 
 use serde::de::DeserializeOwned;
 
+use super::variables::note_variable;
 use super::{Result, Tables, decode, decode_text};
 use crate::model::endpoint::Endpoint;
 use crate::model::host::Member;
@@ -188,6 +189,9 @@ impl Tables {
             Family::State,
             Family::Counter,
         ]);
+        // Values of shared variables are nothing that is decided by.
+        let names = Selector::Names(self.keys.family(Family::Env));
+        let selectors = [selectors, vec![names]].concat();
         let snapshot = self.read(selectors).await?;
         let mut world = World {
             now_ms,
@@ -459,7 +463,7 @@ fn place_host(world: &mut World, frozen: &mut Frozen, kv: &KeyValue, key: Key) {
             let record = frozen.record(kv, Some(stack));
             world.fixed.extend(record.map(|record| (pin, record)));
         }
-        _ => {}
+        key => note_variable(&mut world.env, key),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod hosts;
 mod leader;
+mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -190,6 +190,7 @@ pub(super) async fn stage(
         images: BTreeMap::new(),
         external: pushed.external.clone(),
         foreign: BTreeMap::new(),
+        env: &world.env,
         live: stack.and_then(StackWorld::live),
     })?;
     squeeze(world, &mut release);

@@ -16,6 +16,7 @@ mod link;
 mod look;
 
 mod apply;
+mod env;
 mod faults;
 mod foretold;
 mod leadership;
