@@ -3,14 +3,16 @@
 //!
 //! `compose` → what a commit changes · `order` → what people ask for without one, `again` → the
 //! release that comes of it · `squeeze` → what has no room beside its live copy · `moves` → what it
-//! may not do at once · `wanted` → which jobs · `losses` → which hosts are lost · `relocate` → which
+//! may not do at once · `wanted` → which jobs · `before` → what runs
+//! before the others · `turn` → what has to come before a job · `losses` → which hosts are lost · `relocate` → which
 //! jobs must leave theirs · `retire` → which may end · `pins` → where data is · `fleet` → how full
 //! the hosts are · `place` → which host · `dowding` → the plan ·
 //! `check` → invariants of a plan · `rollout` → the pointer's next step · `fetch` → what must be
 //! there before it · `dispatch` and `roll` → the loops · `sweep` → what nobody can need any more ·
-//! `why` → what is told of a decision · `script` and `sim` → worlds as text, and what would become of them.
+//! `why` → what is told of a decision · `script`, `lines` and `sim` → worlds as text, and what would become of them.
 
 mod again;
+pub mod before;
 pub mod check;
 pub mod compose;
 pub mod dispatch;
@@ -18,6 +20,7 @@ pub mod dowding;
 pub mod fetch;
 mod fleet;
 pub mod judge;
+mod lines;
 pub mod losses;
 pub mod moves;
 pub mod order;
@@ -32,5 +35,6 @@ pub mod script;
 pub mod sim;
 pub mod squeeze;
 pub mod sweep;
+mod turn;
 pub mod wanted;
 pub mod why;

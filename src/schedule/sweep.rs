@@ -101,7 +101,7 @@ fn proc_needed(
     tag: &Tag,
 ) -> bool {
     let releases = stack.releases.iter().filter(|(of, _)| kept.contains(*of));
-    let mut nodes = releases.filter_map(|(_, release)| release.nodes.get(node));
+    let mut nodes = releases.filter_map(|(_, release)| release.node(node));
     let placed = world.assignments.keys().map(|(job, _)| job);
     let mut here = placed.chain(world.states.keys().map(|(_, job)| job));
     nodes.any(|one| one.tag == *tag)
@@ -207,6 +207,7 @@ mod tests {
                 external: BTreeMap::new(),
                 nodes: BTreeMap::new(),
                 stages_ms: Vec::new(),
+                before: Default::default(),
                 again: None,
             };
             stack.releases.insert(tag(n), release);

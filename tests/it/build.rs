@@ -81,6 +81,7 @@ fn node(name: &str, text: &str) -> DeployNode {
         stop: StopPolicy::default(),
         service: false,
         fixed: false,
+        before_release: None,
     }
 }
 

@@ -105,6 +105,7 @@ fn release(commit: Commit, nodes: &[(&str, ReleaseNode)]) -> Release {
         external: BTreeMap::new(),
         nodes: nodes.collect(),
         stages_ms: Vec::new(),
+        before: Default::default(),
         again: None,
     }
 }
@@ -216,6 +217,7 @@ impl Scene {
             address: None,
             published: vec![port],
             reason: String::new(),
+            exit: None,
             log_tail: Vec::new(),
             drift: Vec::new(),
         };

@@ -184,7 +184,11 @@ pub(super) static CONTAINER: Section = Section {
             "stop_timeout",
             "stop_grace_period",
         ]),
-        key("before_release", "command").not_yet(),
+        key(
+            "before_release",
+            "text or list: run once on the new image before the release starts",
+        )
+        .elsewhere(&["migrate", "release", "release_command", "pre_deploy"]),
     ],
 };
 

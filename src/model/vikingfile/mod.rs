@@ -213,4 +213,6 @@ pub struct DeployNode {
     pub service: bool,
     /// Pinned without a volume.
     pub fixed: bool,
+    /// Command in exec form, run once on the new image before a release that changes the node starts.
+    pub before_release: Option<Vec<String>>,
 }

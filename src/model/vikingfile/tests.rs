@@ -215,7 +215,6 @@ fn what_could_leave_the_container_is_refused() {
 #[test]
 fn what_is_not_acted_on_yet_is_refused_as_such() {
     let cases = [
-        file("before_release: x"),
         file("env: {A: '_shared:TOKEN'}"),
         "viking: {name: s, require: [b]}".to_owned(),
         "viking: {name: s}\nbuild: {a: {secrets: [b]}}".to_owned(),

@@ -93,6 +93,7 @@ fn release(text: &str, digest: &str) -> Release {
         external: BTreeMap::new(),
         nodes: BTreeMap::new(),
         stages_ms: Vec::new(),
+        before: Default::default(),
         again: None,
     }
 }
@@ -168,6 +169,7 @@ fn state(instance: i64, state: JobState) -> StateRecord {
         address: None,
         published: vec![],
         reason: String::new(),
+        exit: None,
         log_tail: vec![],
         drift: vec![],
     }

@@ -139,6 +139,7 @@ fn blank(kind: NodeKind) -> DeployNode {
         stop: StopPolicy::default(),
         service: false,
         fixed: false,
+        before_release: None,
     }
 }
 
@@ -155,7 +156,10 @@ fn containers() -> impl Strategy<Value = DeployNode> {
         0..3_600_000_u64,
     );
     (
-        settings(),
+        (
+            settings(),
+            option::of(collection::vec("[a-z][ -~]{0,6}", 1..4)),
+        ),
         0..=1000_u32,
         domains(),
         filters(),
@@ -164,8 +168,10 @@ fn containers() -> impl Strategy<Value = DeployNode> {
         images(),
     )
         .prop_map(
-            |(settings, scale, domains, filter, (spread_required, service, fixed), stop, image)| {
+            |((settings, before), scale, domains, filter, flags, stop, image)| {
+                let (spread_required, service, fixed) = flags;
                 DeployNode {
+                    before_release: before.filter(|_| !service),
                     settings,
                     scale,
                     domains,

@@ -104,6 +104,9 @@ impl Writer {
         } else {
             self.container(node);
             self.settings(&node.settings);
+            if let Some(before) = &node.before_release {
+                self.line(4, &format!("before_release: {}", list(before)));
+            }
         }
         if !node.domains.is_empty() {
             let key = self.either("domains", "route");

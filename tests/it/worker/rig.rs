@@ -254,6 +254,7 @@ impl Rig {
             external: BTreeMap::new(),
             nodes: nodes.collect(),
             stages_ms: Vec::new(),
+            before: Default::default(),
             again: None,
         };
         let value = serde_json::to_vec(&release).expect("json");
