@@ -386,6 +386,7 @@ fn records(spec: &ContainerSpec, draft: &Draft<'_>) -> (Release, Pointer) {
         nodes: [(NodeName::registry(), node)].into_iter().collect(),
         stages_ms: Vec::new(),
         before: Default::default(),
+        require: Default::default(),
         again: None,
     };
     let pointer = Pointer {

@@ -217,6 +217,9 @@ pub struct Release {
     /// an older tag ran for the release of that tag and does not run again.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub before: BTreeMap<NodeName, ReleaseNode>,
+    /// Stacks that had to be live before it was staged.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub require: BTreeSet<StackName>,
     /// How long it took to be made, per stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages_ms: StageTimes,
@@ -343,6 +346,9 @@ pub struct Building {
     /// A fault from outside that holds it up, if any.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Stacks that it waits for, or may come to wait for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub require: BTreeSet<StackName>,
 }
 
 /// One slot of an exclusive node whose hand-over has begun: the live copy stands still.

@@ -188,6 +188,7 @@ mod held_tests {
             nodes,
             stages_ms: Vec::new(),
             before: Default::default(),
+            require: Default::default(),
             again: None,
         }
     }

@@ -74,6 +74,7 @@ pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), MissingImage> {
         external: parts.external,
         nodes,
         before,
+        require: parts.file.require.clone(),
         stages_ms: Vec::new(),
         again: None,
     };

@@ -3,7 +3,7 @@
 //!
 //! `compose` → what a commit changes · `order` → what people ask for without one, `again` → the
 //! release that comes of it · `squeeze` → what has no room beside its live copy · `moves` → what it
-//! may not do at once · `wanted` → which jobs · `before` → what runs
+//! may not do at once · `require` → which stacks it needs · `wanted` → which jobs · `before` → what runs
 //! before the others · `turn` → what has to come before a job · `losses` → which hosts are lost · `relocate` → which
 //! jobs must leave theirs · `retire` → which may end · `pins` → where data is · `fleet` → how full
 //! the hosts are · `place` → which host · `dowding` → the plan ·
@@ -28,6 +28,7 @@ mod pins;
 mod place;
 pub mod relocate;
 pub mod replicate;
+pub mod require;
 pub mod retire;
 pub mod roll;
 pub mod rollout;

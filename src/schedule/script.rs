@@ -296,6 +296,7 @@ fn release(
         external: BTreeMap::new(),
         nodes: made,
         before,
+        require: BTreeSet::new(),
         stages_ms: Vec::new(),
         again: None,
     })

@@ -208,6 +208,7 @@ mod tests {
                 nodes: BTreeMap::new(),
                 stages_ms: Vec::new(),
                 before: Default::default(),
+                require: Default::default(),
                 again: None,
             };
             stack.releases.insert(tag(n), release);
@@ -264,6 +265,7 @@ mod tests {
             run: RunId::new(0, 0),
             since_ms: 0,
             reason: String::new(),
+            require: Default::default(),
         });
         assert!(dropped(&world, &name(), &[], &images).is_empty());
         assert_eq!(named(&world, &BTreeMap::new()), None);

@@ -141,6 +141,7 @@ impl Stack {
         let file = VikingFile {
             stack: self.name.clone(),
             comment: None,
+            require: Default::default(),
             build: entries.to_vec(),
             deploy: nodes.to_vec(),
         };

@@ -106,6 +106,7 @@ fn release(commit: Commit, nodes: &[(&str, ReleaseNode)]) -> Release {
         nodes: nodes.collect(),
         stages_ms: Vec::new(),
         before: Default::default(),
+        require: Default::default(),
         again: None,
     }
 }
@@ -274,6 +275,7 @@ fn a_commit_that_is_built_is_shown_beside_the_live_one() {
         run: run(),
         since_ms: NOW - 3_000,
         reason: "the registry does not answer".to_owned(),
+        require: Default::default(),
     });
     check!(scene, "building");
 }

@@ -100,6 +100,29 @@ fn before_release_is_a_command_of_a_node_that_releases_replace() {
 }
 
 #[test]
+fn a_stack_requires_others_and_never_itself() {
+    let parse = |require: &str| {
+        let text = format!("viking: {{name: s, require: {require}}}");
+        VikingFile::parse("viking.yml", text.as_bytes())
+    };
+    let names = |file: VikingFile| -> Vec<String> {
+        file.require.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(names(parse("b").expect("one")), ["b"]);
+    assert_eq!(names(parse("[b, a]").expect("two")), ["a", "b"]);
+    assert!(names(parse("[]").expect("none")).is_empty());
+    for (bad, why) in [
+        ("s", "cannot require itself"),
+        ("[a, a]", "given twice"),
+        ("[A]", "not a valid stack name"),
+        ("{a: b}", "a text or a list is needed"),
+    ] {
+        let error = parse(bad).expect_err(bad);
+        assert!(error.message().contains(why), "{error}");
+    }
+}
+
+#[test]
 fn every_key_is_documented_with_what_it_takes() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/viking-yml.md")).expect("the page");

@@ -216,7 +216,6 @@ fn what_could_leave_the_container_is_refused() {
 fn what_is_not_acted_on_yet_is_refused_as_such() {
     let cases = [
         file("env: {A: '_shared:TOKEN'}"),
-        "viking: {name: s, require: [b]}".to_owned(),
         "viking: {name: s}\nbuild: {a: {secrets: [b]}}".to_owned(),
     ];
     for text in cases {

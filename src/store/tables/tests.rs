@@ -94,6 +94,7 @@ fn release(text: &str, digest: &str) -> Release {
         nodes: BTreeMap::new(),
         stages_ms: Vec::new(),
         before: Default::default(),
+        require: Default::default(),
         again: None,
     }
 }

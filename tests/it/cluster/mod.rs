@@ -20,6 +20,7 @@ mod faults;
 mod leadership;
 mod operate;
 mod releases;
+mod require;
 mod restart;
 mod rollback;
 mod room;

@@ -22,6 +22,10 @@ pub(super) fn yaml(file: &VikingFile, seed: u64) -> String {
         writer.text.truncate(writer.text.len() - 2);
         writer.line(0, &format!(", comment: {}}}", quoted(comment)));
     }
+    if !file.require.is_empty() {
+        writer.text.truncate(writer.text.len() - 2);
+        writer.line(0, &format!(", require: {}}}", list(&file.require)));
+    }
     writer.line(
         0,
         if file.build.is_empty() {

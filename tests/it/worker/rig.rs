@@ -255,6 +255,7 @@ impl Rig {
             nodes: nodes.collect(),
             stages_ms: Vec::new(),
             before: Default::default(),
+            require: Default::default(),
             again: None,
         };
         let value = serde_json::to_vec(&release).expect("json");
