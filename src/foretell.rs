@@ -17,6 +17,7 @@ use crate::model::world::{StackWorld, World};
 use crate::schedule::bring::bring_up;
 use crate::schedule::compose::{self, Procs, compose, free_tag};
 use crate::schedule::differ::{self, Next};
+use crate::schedule::require::{self, Required};
 use crate::schedule::squeeze::squeeze;
 use crate::schedule::{known, moves};
 use crate::sync;
@@ -155,15 +156,22 @@ fn release(
         images,
         external: externals(stack, file),
         foreign: known::foreign(file, world),
+        env: &world.env,
         live: stack.live(),
     };
     let (mut next, procs) = match compose(parts) {
         Ok(composed) => composed,
         Err(missing) => {
-            told.refused = missing.to_string();
+            // What is missing may come; only images of its own never do.
+            told.waits_for = missing.to_string();
             return;
         }
     };
+    match require::judge(world, &told.stack, &file.require) {
+        Required::Live => {}
+        Required::Waits(why) => told.waits_for = why,
+        Required::Circle(why) => told.refused = why,
+    }
     if let Some(why) = stack.live().and_then(|live| moves::refused(live, &next)) {
         told.refused = why;
     }
@@ -250,7 +258,9 @@ fn up(world: &World, stack: &StackWorld, next: &Release, procs: &Procs, told: &m
     let mut then = world.clone();
     let brought = bring_up(&mut then, &told.stack, next, procs);
     told.order.extend(brought.order);
-    told.waits_for = brought.held;
+    if told.waits_for.is_empty() {
+        told.waits_for = brought.held;
+    }
     let live = stack.live();
     let nodes = live.into_iter().chain([next]);
     let mut seats: Vec<_> = nodes

@@ -16,6 +16,7 @@ use crate::model::names::{CORE_STACK, StackName};
 use crate::model::release::Source;
 use crate::model::wire::{self, Accepted, AddRequest, Added, SyncRequest, rfc3339};
 use crate::model::world::{StackWorld, World};
+use crate::schedule::require;
 use crate::store::tables::Request;
 
 /// Longest remote, branch and folder: far above real ones, far below what hurts.
@@ -152,6 +153,16 @@ pub(crate) async fn remove(
     let world = shared.state.world().await?;
     let found = stack(&world, &name)?;
     not_core(&name)?;
+    let by = require::by_whom(&world, &name);
+    if !by.is_empty() {
+        let by: Vec<_> = by.into_iter().map(StackName::as_str).collect();
+        let by = by.join(", ");
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("{name} is required by what is live of {by}"),
+            format!("push a commit to {by} that does not require {name}, or remove that first"),
+        ));
+    }
     if has_volumes(found) && query.confirm.as_deref() != Some(name.as_str()) {
         return Err(ApiError::new(
             StatusCode::CONFLICT,

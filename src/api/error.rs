@@ -4,7 +4,7 @@
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
-use crate::model::names::{NodeName, StackName};
+use crate::model::names::{self, NodeName, StackName};
 use crate::model::world::{StackWorld, World};
 use crate::store::tables;
 
@@ -110,14 +110,9 @@ impl From<tables::Error> for ApiError {
 /// `node` or `node.slot`, as a path names jobs.
 pub(crate) fn node_and_slot(text: &str) -> Answer<(NodeName, Option<u32>)> {
     let hint = "name jobs as stack/node or stack/node.slot";
-    let (node, slot) = match text.rsplit_once('.') {
-        Some((node, slot)) => {
-            let slot = slot.parse::<u32>();
-            let slot = slot.map_err(|error| ApiError::bad(format!("the slot: {error}"), hint))?;
-            (node, Some(slot))
-        }
-        None => (text, None),
-    };
+    let (node, slot) = names::node_and_slot(text);
+    let slot = slot.map(str::parse::<u32>).transpose();
+    let slot = slot.map_err(|error| ApiError::bad(format!("the slot: {error}"), hint))?;
     let node = NodeName::parse(node).map_err(|error| ApiError::bad(error.to_string(), hint))?;
     Ok((node, slot))
 }

@@ -145,6 +145,9 @@ fn leaves(world: &World, at: &Assignment) -> (bool, String) {
     let Some(wanted) = all.iter().find(|wanted| wanted.job == at.job) else {
         return (true, "ends: nobody wants it any more".to_owned());
     };
+    if at.job.node.is_before() {
+        return (true, "ends by itself before long".to_owned());
+    }
     if let Some(why) = relocate::stays(wanted.node) {
         return (false, why.to_owned());
     }

@@ -16,6 +16,9 @@ use super::verdicts::{self, Why};
 /// What people are told of a node that waits for the router.
 pub(crate) const NOT_ROUTED: &str = "not yet routed";
 
+/// What people are told of a job that runs once, when it has.
+const ENDED: &str = "ran to its end";
+
 /// How far from green a job is; the worst of a release is the stack's health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Grade {
@@ -56,7 +59,8 @@ pub(crate) fn nodes(
     let mut views = Vec::new();
     for (role, release) in releases {
         let Some(release) = release else { continue };
-        for (node, wanted) in &release.nodes {
+        let first = release.runs_first().filter(|_| role == Role::Staged);
+        for (node, wanted) in release.nodes.iter().chain(first) {
             if seen.insert((node.clone(), wanted.tag.clone())) {
                 let of = Of {
                     world,
@@ -145,7 +149,9 @@ struct Of<'a> {
 
 impl Of<'_> {
     fn node(&self, node: &NodeName, wanted: &ReleaseNode) -> NodeView {
+        let ended = self.stack.pointer.ended.contains(node);
         let want = match self.role {
+            Role::Staged if ended => 0,
             Role::Live | Role::Staged => wanted.slots(),
             Role::Retiring => 0,
         };
@@ -164,7 +170,10 @@ impl Of<'_> {
         jobs.extend(surplus);
         let mut row = row(node.clone(), wanted.tag.clone(), self.role, want, jobs);
         row.pending = wanted.pending.is_some();
-        row.note = note(wanted);
+        row.note = match ended {
+            true => ENDED.to_owned(),
+            false => note(wanted),
+        };
         NodeView {
             row,
             grades,
@@ -254,6 +263,7 @@ fn placed(world: &World, at: &Assignment, handed_over: bool) -> (JobStatus, Grad
     let unseen = unseen(world, at, word);
     let grade = match &unseen {
         Some(_) => Grade::Failing,
+        None if state.is_some_and(StateRecord::is_done) => Grade::Underway,
         None => grade(word, counter, handed_over),
     };
     let healthy = grade == Grade::Healthy;

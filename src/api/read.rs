@@ -160,7 +160,9 @@ pub(crate) async fn nodes(
 ) -> Answer<Json<Value>> {
     let world = shared.state.world().await?;
     let found = stack(&world, &name)?;
-    let nodes = release(found, &tag)?.nodes.iter().map(|(node, wanted)| {
+    let release = release(found, &tag)?;
+    let nodes = release.nodes.iter().chain(&release.before);
+    let nodes = nodes.map(|(node, wanted)| {
         let spec = found.procs.get(&(node.clone(), wanted.tag.clone()));
         (node.to_string(), json!({ "node": wanted, "spec": spec }))
     });
@@ -182,8 +184,7 @@ pub(crate) async fn allocate(
     let events = shared.state.tables.events(Some(&name)).await?;
     let known = || release.nodes.keys().map(NodeName::as_str);
     let wanted = release
-        .nodes
-        .get(&node)
+        .node(&node)
         .ok_or_else(|| ApiError::unknown("node", node.as_str(), known()))?;
     let jobs = (0..wanted.slots()).map(|slot| {
         let job = JobKey {

@@ -140,10 +140,24 @@ fn held_up(
     stack: &StackWorld,
     views: &[NodeView],
 ) -> Option<String> {
-    stack.staged()?;
+    let release = stack.staged()?;
     let of = |grade| job_reason(name, Role::Staged, views, grade);
     let jobs = of(Grade::Blocked).or_else(|| of(Grade::Failing));
     jobs.or_else(|| fetch::holds_up(world, &stack.pointer))
+        .or_else(|| runs_first(name, stack, release, views))
+}
+
+/// How the job is that the rest of a staged release waits for.
+fn runs_first(
+    name: &StackName,
+    stack: &StackWorld,
+    release: &Release,
+    views: &[NodeView],
+) -> Option<String> {
+    let (node, _) = release.still_to_end(&stack.pointer).next()?;
+    let view = views.iter().find(|view| view.row.node == *node)?;
+    let job = view.row.jobs.first()?;
+    Some(format!("{name}/{node} {}: {}", job.state, job.reason))
 }
 
 fn building(building: &Building) -> StagedStatus {

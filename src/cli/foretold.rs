@@ -41,7 +41,7 @@ pub(super) fn text(told: &Foretold, show: Show) -> String {
         }
         section("order", order);
     }
-    if !told.changes() && told.refused.is_empty() && told.waits_for.is_empty() {
+    if !told.changes() && told.refused.is_empty() {
         text += "  nothing changes\n";
     }
     text
@@ -94,6 +94,7 @@ fn what(node: &NodeFate) -> String {
         ChangeKind::Changed => "changed",
         ChangeKind::New => "new",
         ChangeKind::Gone => "gone",
+        ChangeKind::First => "runs first",
     };
     word.to_owned()
 }
@@ -120,7 +121,7 @@ fn remarks(told: &Foretold, node: &NodeFate) -> String {
         let stay = match node.what {
             ChangeKind::Gone => "stay",
             ChangeKind::New => "made",
-            ChangeKind::Kept | ChangeKind::Changed => "kept",
+            ChangeKind::Kept | ChangeKind::Changed | ChangeKind::First => "kept",
         };
         remarks.push(format!("volumes {stay}: {}", node.volumes.join(", ")));
     }
@@ -167,7 +168,7 @@ fn routes(told: &Foretold, show: Show) -> Grid {
         .filter(|route| show.all || differs(route))
     {
         let what = match route.what {
-            ChangeKind::Kept => "kept",
+            ChangeKind::Kept | ChangeKind::First => "kept",
             ChangeKind::Changed => "changed",
             ChangeKind::New => "new",
             ChangeKind::Gone => "gone",

@@ -4,7 +4,7 @@ use super::Context;
 use super::args::{LogsArgs, Output};
 use super::failure::{Failure, Outcome};
 use super::output::out;
-use crate::model::names::{NodeName, StackName};
+use crate::model::names::{NodeName, StackName, node_and_slot};
 use crate::model::wire::LogRow;
 
 /// Most lines of each job to start with: the host sends no more either.
@@ -54,10 +54,8 @@ impl Wanted {
             Some((stack, rest)) => (stack, Some(rest)),
             None => (text, None),
         };
-        let (node, slot) = match rest.map(|rest| rest.rsplit_once('.').unwrap_or((rest, ""))) {
-            Some((node, slot)) => (Some(node), Some(slot).filter(|slot| !slot.is_empty())),
-            None => (None, None),
-        };
+        let (node, slot) = rest.map(node_and_slot).unzip();
+        let slot = slot.flatten().filter(|slot| !slot.is_empty());
         let number = |slot: &str| {
             slot.parse::<u32>()
                 .map_err(|_| wrong(&format!("{slot:?} is not the number of a slot")))
@@ -88,7 +86,13 @@ mod tests {
 
     #[test]
     fn jobs_are_named_by_stack_node_and_slot() {
-        for (text, path) in [("a", "a"), ("a/b", "a/b"), ("a/b.3", "a/b.3")] {
+        for (text, path) in [
+            ("a", "a"),
+            ("a/b", "a/b"),
+            ("a/b.3", "a/b.3"),
+            ("a/b.before", "a/b.before"),
+            ("a/b.before.0", "a/b.before.0"),
+        ] {
             assert_eq!(Wanted::parse(text).unwrap().path(), path);
         }
         for bad in ["", "/", "a/", "a/b.x", "a/b/c", "A", "a/../x"] {

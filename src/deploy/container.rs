@@ -58,7 +58,11 @@ pub fn new_container(desired: &Desired, fittings: Fittings<'_>) -> NewContainer 
         env: env.into_iter().map(|(k, v)| format!("{k}={v}")).collect(),
         labels,
         network: desired.network.clone(),
-        aliases: vec![desired.job.node.to_string()],
+        // Nobody reaches what runs once.
+        aliases: match desired.once {
+            true => Vec::new(),
+            false => vec![desired.job.node.to_string()],
+        },
         mounts: mounts.map(|v| (v.name.clone(), v.path.clone())).collect(),
         ports: fittings.ports,
         memory_bytes: desired.memory_bytes(),

@@ -24,7 +24,7 @@ use super::wanted::{Desired, Wanted, wanted};
 use crate::clock;
 use crate::docker::EngineEvent;
 use crate::model::history::EventRecord;
-use crate::model::job::{CounterRecord, Instance, JobKey};
+use crate::model::job::{CounterRecord, Fault, Instance, JobKey};
 use crate::model::names::StackName;
 use crate::model::spec::StopPolicy;
 use crate::store::LeaseId;
@@ -302,9 +302,13 @@ impl Desk {
             let next = next_try_ms.entry(job.clone()).or_default();
             *next = (*next).max(*until);
         }
+        let own = |counter: &CounterRecord| counter.fault == Fault::Own && counter.failures > 0;
+        let own_faults = self.counters.iter().filter(|(_, counter)| own(counter));
         let busy = self.busy.iter();
         let stuck = self.stuck.iter();
         Memory {
+            own_faults: own_faults.map(|(job, _)| job.clone()).collect(),
+            killed: self.view.killed().cloned().collect(),
             next_try_ms,
             next_stop_ms: stuck.map(|(name, (_, at))| (name.clone(), *at)).collect(),
             sick: self.sick.clone(),
@@ -328,8 +332,9 @@ impl Desk {
             let (Some(observed), Some(desired)) = (own.get(&job), wanted.jobs.get(&job)) else {
                 continue;
             };
-            if how == Ended::Crashed && !desired.hold {
-                let container = &observed.container;
+            let container = &observed.container;
+            let done = desired.once && container.exit_code == 0;
+            if how == Ended::Crashed && !desired.hold && !done {
                 self.runs.explain(&container.id);
                 let failure =
                     Failure::exited(container.exit_code, container.oom_killed, Vec::new());

@@ -147,15 +147,14 @@ impl Desk {
         let before = self.counters.get(job);
         let record = failure::count(before, busy.instance, failure, now_ms);
         let wait = record.next_try_ms.saturating_sub(now_ms) / 1_000;
+        let again = match wait {
+            _ if job.node.is_before() && record.fault == Fault::Own => "not tried again".to_owned(),
+            0 => "tried again at once".to_owned(),
+            _ => format!("tried again in {wait} s"),
+        };
         let why = format!(
-            "{}; failure {} in a row, tried again {}",
-            record.reason,
-            record.failures,
-            if wait == 0 {
-                "at once".to_owned()
-            } else {
-                format!("in {wait} s")
-            }
+            "{}; failure {} in a row, {again}",
+            record.reason, record.failures
         );
         self.progress(job, Stage::Start, &why, now_ms);
         self.event(job, what, why, now_ms);
@@ -194,6 +193,10 @@ impl Desk {
             if observed.container.state != RunState::Running || desired.hold {
                 continue;
             }
+            if desired.once {
+                self.begin_once(observed);
+                continue;
+            }
             if self.runs.knows(observed) {
                 // The engine answers again: the probes go on where they were.
                 let idle = self.runs.get(job).filter(|run| run.monitor.is_none());
@@ -225,6 +228,24 @@ impl Desk {
             self.runs.begin(job.clone(), run);
         }
         self.fresh = false;
+    }
+
+    /// What runs once is not probed: its end says how it went.
+    fn begin_once(&mut self, observed: &Observed) {
+        let before = self.runs.get(&observed.job);
+        if before.is_some_and(|run| !run.reason.is_empty()) && self.runs.knows(observed) {
+            return;
+        }
+        let run = Run {
+            id: observed.container.id.clone(),
+            started_ms: observed.container.started_ms,
+            verdict: Verdict::Starting,
+            reason: "runs to its end before its release starts".to_owned(),
+            healthy_since: None,
+            looked: true,
+            monitor: None,
+        };
+        self.runs.begin(observed.job.clone(), run);
     }
 
     fn was_healthy(&self, desired: &Desired) -> bool {
@@ -294,6 +315,7 @@ impl Desk {
             | Step::WaitFor(_)
             | Step::Held
             | Step::StopKeep
+            | Step::Ended
             | Step::Restart
             | Step::Busy => false,
         };

@@ -194,6 +194,7 @@ mod tests {
             address: None,
             published: Vec::new(),
             reason: String::new(),
+            exit: None,
             log_tail: Vec::new(),
             drift: Vec::new(),
         };

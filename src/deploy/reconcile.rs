@@ -15,6 +15,10 @@ use crate::model::job::{JobKey, Seat};
 pub struct Memory {
     /// Failed jobs: not tried again before this many Unix milliseconds.
     pub next_try_ms: BTreeMap<JobKey, u64>,
+    /// Jobs whose last failure was their own.
+    pub own_faults: BTreeSet<JobKey>,
+    /// Container names that somebody sent a signal to lately.
+    pub killed: BTreeSet<String>,
     /// Engine ids of running containers that do not work: to be stopped and started again.
     pub sick: BTreeSet<String>,
     /// Engine ids of containers the engine could not set right: to be made anew.
@@ -68,6 +72,8 @@ pub enum Step {
     SetLimits,
     /// Cannot be set right in place: remove it; it is made anew.
     Recreate,
+    /// Runs once, and has ended by itself, well or badly: what comes of it others decide.
+    Ended,
     /// Something is being done already.
     Busy,
 }
@@ -246,6 +252,9 @@ fn decide(
     if memory.busy.contains_key(&name) || memory.busy.contains_key(&desired.name()) {
         return (Step::Busy, None);
     }
+    if desired.once && has_ended(desired, mine, memory) {
+        return (Step::Ended, None);
+    }
     if desired.hold {
         let runs = mine.is_some_and(Observed::occupies);
         return (if runs { Step::StopKeep } else { Step::Held }, None);
@@ -289,6 +298,16 @@ fn decide(
             )
         }
     }
+}
+
+/// Whether what runs once is at its end. What somebody stopped is not, whatever its exit code, nor what
+/// ended with its engine: it runs again.
+fn has_ended(desired: &Desired, mine: Option<&Observed>, memory: &Memory) -> bool {
+    let well = mine.map(|mine| &mine.container).is_some_and(|container| {
+        let exited = container.state == RunState::Exited && container.exit_code == 0;
+        exited && !memory.killed.contains(&container.name)
+    });
+    well || (memory.own_faults.contains(&desired.job) && !mine.is_some_and(Observed::occupies))
 }
 
 fn untold(desired: &Desired, mine: &Observed) -> bool {

@@ -6,6 +6,7 @@ use super::health::Verdict;
 use super::observed::Observed;
 use super::reconcile::{Found, Step};
 use super::wanted::Desired;
+use crate::docker::RunState;
 use crate::model::job::{CounterRecord, Drift, JobState, StateRecord};
 
 /// Longest reason kept, in characters: a registry or an engine may say a lot.
@@ -71,6 +72,9 @@ pub fn record(facts: &Facts<'_>, now_ms: u64) -> StateRecord {
         address: container.and_then(|c| c.networks.get(network).copied().flatten()),
         published: container.map(endpoints::published).unwrap_or_default(),
         reason: reason.chars().take(REASON_CHARS_MAX).collect(),
+        exit: container
+            .filter(|c| *facts.step == Step::Ended && c.state == RunState::Exited)
+            .map(|c| c.exit_code),
         log_tail: failed.map(|c| c.log_tail.clone()).unwrap_or_default(),
         drift: drift(facts, before, now_ms),
     }
@@ -102,7 +106,7 @@ pub fn action(step: &Step) -> &'static str {
         Step::Recreate => "removed and made again",
         Step::Restart => "stopped and started again",
         Step::Wait(_) | Step::WaitFor(_) => "waits",
-        Step::Keep | Step::Held | Step::StopKeep | Step::Busy => "none",
+        Step::Keep | Step::Held | Step::StopKeep | Step::Ended | Step::Busy => "none",
     }
 }
 
@@ -122,6 +126,12 @@ fn state_and_reason(facts: &Facts<'_>) -> (JobState, String) {
         Step::Held => {
             let state = facts.own.map_or(JobState::Assigned, |_| JobState::Exited);
             return (state, "held while another copy of its slot runs".to_owned());
+        }
+        // Of one that failed the counter says why.
+        Step::Ended => {
+            let well = facts.counter.is_none_or(|counter| counter.failures == 0);
+            let reason = if well { "ran to its end" } else { "" };
+            return (JobState::Exited, reason.to_owned());
         }
         Step::StopKeep | Step::Recreate | Step::Restart => {
             return (JobState::Stopping, String::new());

@@ -19,7 +19,7 @@ pub fn stop_policy(assigned: &Assigned, job: &JobKey) -> Option<StopPolicy> {
     let first = [map.live(), map.staged()].into_iter().flatten();
     let nodes = first
         .chain(map.releases.values())
-        .filter_map(|release| release.nodes.get(&job.node));
+        .filter_map(|release| release.node(&job.node));
     let mut found = nodes.filter(|node| node.tag == job.tag);
     found.next().map(|node| node.stop.clone())
 }
@@ -39,6 +39,8 @@ pub struct Desired {
     pub spec_hash: String,
     /// Two copies of its slot must never run at once.
     pub exclusive: bool,
+    /// Runs to its end and is not started again once that was a good one.
+    pub once: bool,
     /// How it is stopped.
     pub stop: StopPolicy,
     /// The network it must be on.
@@ -125,7 +127,9 @@ fn desired(cluster: &str, assigned: &Assigned, assignment: &Assignment) -> Optio
         instance: assignment.instance,
         hold: map.is_some_and(|map| held(&map.pointer, map.live(), map.staged(), &job)),
         spec_hash: spec.hash(),
-        exclusive: said_exclusive || squeezed || spec.exclusive(),
+        // Of what runs once, that of the release before must have gone.
+        exclusive: said_exclusive || squeezed || spec.exclusive() || job.node.is_before(),
+        once: job.node.is_before(),
         stop: stop_policy(assigned, &job).unwrap_or_default(),
         network: network::name(cluster, &job.stack),
         mounts: mounts.into_iter().map(|v| (v.name, v.path)).collect(),

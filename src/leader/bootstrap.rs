@@ -385,6 +385,8 @@ fn records(spec: &ContainerSpec, draft: &Draft<'_>) -> (Release, Pointer) {
         external: draft.external.clone(),
         nodes: [(NodeName::registry(), node)].into_iter().collect(),
         stages_ms: Vec::new(),
+        before: Default::default(),
+        require: Default::default(),
         again: None,
     };
     let pointer = Pointer {

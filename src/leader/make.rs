@@ -200,6 +200,7 @@ impl<'a> Draft<'a> {
             run: self.run.clone(),
             since_ms: self.since_ms,
             reason: self.reason.clone(),
+            require: Default::default(),
         };
         self.follower
             .change_with(|pointer| {

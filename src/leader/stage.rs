@@ -9,6 +9,7 @@ use crate::clock::now_ms;
 use crate::model::release::Release;
 use crate::model::world::{StackWorld, World};
 use crate::schedule::compose::{Procs, compose};
+use crate::schedule::require::{self, Required};
 use crate::schedule::rollout::{self, Room};
 use crate::schedule::squeeze::squeeze;
 use crate::schedule::{known, moves};
@@ -40,12 +41,16 @@ impl Follower {
             return Ok(Next::OnChange);
         }
         if stack.is_some_and(|stack| stack.pointer.is_set_aside(&made.commit.id)) {
-            // People went back meanwhile: only `retry` brings it up now.
-            let by = stack.and_then(|stack| stack.pointer.named().next().cloned());
-            let by = by.map_or_else(|| "a rollback".to_owned(), |tag| tag.to_string());
             memory.made = None;
-            self.superseded(&by).await?;
+            self.left(stack).await?;
             return Ok(Next::OnChange);
+        }
+        let required = require::judge(&world, &self.stack, &made.file.require);
+        if let Required::Circle(why) = required {
+            return self.refuse(memory, why).await;
+        }
+        if self.waits_for_stacks(&required, made, stack).await? {
+            return Ok(Next::After(ROOM_AGAIN));
         }
         let mut extra = Vec::new();
         let mut forgives = None;
@@ -120,6 +125,39 @@ impl Follower {
             }
             Outcome::Deposed => Ok(Next::OnChange),
         }
+    }
+
+    /// Whether the commit waits for another stack. Says so, and what it requires: one of those may come
+    /// to require this stack, which would wait for ever.
+    async fn waits_for_stacks(
+        &self,
+        required: &Required,
+        made: &Made,
+        stack: Option<&StackWorld>,
+    ) -> anyhow::Result<bool> {
+        if let Required::Waits(why) = required {
+            self.change(vec![], |pointer| {
+                if let Some(building) = &mut pointer.building {
+                    why.clone_into(&mut building.reason);
+                    building.require.clone_from(&made.file.require);
+                }
+            })
+            .await?;
+            return Ok(true);
+        }
+        // What it waits for now is a release of its own stack, if anything.
+        let building = stack.and_then(|stack| stack.pointer.building.as_ref());
+        if building.is_some_and(|building| require::is_wait(&building.reason)) {
+            self.held_up("").await?;
+        }
+        Ok(false)
+    }
+
+    /// People went back while it was made: only `retry` brings it up now.
+    async fn left(&self, stack: Option<&StackWorld>) -> anyhow::Result<()> {
+        let by = stack.and_then(|stack| stack.pointer.named().next().cloned());
+        let by = by.map_or_else(|| "a rollback".to_owned(), |tag| tag.to_string());
+        self.superseded(&by).await
     }
 
     /// The commit's own fault, found when what was made of it met what is live.

@@ -140,7 +140,7 @@ pub struct RouteFate {
 }
 
 impl Foretold {
-    /// Whether anything would be other than it is.
+    /// Whether anything would be other than it is, or that cannot be told yet.
     #[must_use]
     pub fn changes(&self) -> bool {
         let images = self.images.iter().any(|image| image.built);
@@ -154,7 +154,7 @@ impl Foretold {
             .routes
             .iter()
             .any(|route| route.what != ChangeKind::Kept);
-        images || nodes.count() > 0 || jobs || routes
+        images || nodes.count() > 0 || jobs || routes || !self.waits_for.is_empty()
     }
 
     /// Puts the digest in, now that all else is said.

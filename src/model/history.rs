@@ -51,6 +51,8 @@ pub enum ChangeKind {
     New,
     /// There is none any more.
     Gone,
+    /// It runs once, before the others.
+    First,
 }
 
 /// Placements as a run's end keeps them: no more than a record may hold.

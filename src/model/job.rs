@@ -110,7 +110,7 @@ pub enum JobState {
     Backoff,
     /// Was told to stop.
     Stopping,
-    /// Does not run: stopped and kept, or about to be started again.
+    /// Does not run: stopped and kept, about to be started again, or at its end if it runs once.
     Exited,
 }
 
@@ -177,12 +177,23 @@ pub struct StateRecord {
     /// Why it is not healthy, in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Exit code of a job that runs once, when it has ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<i64>,
     /// Last lines of the log, when it failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_tail: Vec<String>,
     /// Differences that are not repaired yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<Drift>,
+}
+
+impl StateRecord {
+    /// Whether a job that runs once has done what it was for.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.state == JobState::Exited && self.exit == Some(0)
+    }
 }
 
 /// Value of `/counter/<hostname>/<job>`.

@@ -4,6 +4,7 @@
 //! Never does I/O, knows no clock, and imports nothing of ours.
 
 pub mod again;
+mod before;
 pub mod dump;
 pub mod endpoint;
 pub mod env;

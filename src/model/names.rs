@@ -40,6 +40,14 @@ fn host_name(text: &str) -> bool {
         && !text.contains("..")
 }
 
+/// How the name of a job that runs before a node ends. Names in `viking.yml` hold no dot.
+const BEFORE: &str = ".before";
+
+/// One of `viking.yml`, or the job that runs before it.
+fn node_name(text: &str) -> bool {
+    plain_name(text.strip_suffix(BEFORE).unwrap_or(text))
+}
+
 fn tag_name(text: &str) -> bool {
     text == Tag::STATIC || plain_name(text)
 }
@@ -140,8 +148,8 @@ name_type!(
     "1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
 );
 name_type!(
-    /// One entry under `deploy:`. Not a machine.
-    NodeName, "node name", plain_name,
+    /// One entry under `deploy:`, or its job that runs before a release (`<node>.before`). Not a machine.
+    NodeName, "node name", node_name,
     "1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
 );
 name_type!(
@@ -239,6 +247,49 @@ impl NodeName {
     pub fn registry() -> Self {
         Self(REGISTRY_NODE.into())
     }
+
+    /// A name as `viking.yml` may give it.
+    ///
+    /// # Errors
+    /// Says what was found and what is allowed.
+    pub fn declared(text: &str) -> Result<Self, NameError> {
+        let found = Self::parse(text)?;
+        if found.is_before() {
+            return Err(NameError {
+                kind: "node name",
+                found: cut(text),
+                allowed: "it is what viking calls a node's before_release",
+            });
+        }
+        Ok(found)
+    }
+
+    /// The job that runs before this node when a release changes it.
+    #[must_use]
+    pub fn before(&self) -> Self {
+        Self(format!("{}{BEFORE}", self.0).into())
+    }
+
+    /// Whether this is a job that runs before a node: once, to its end.
+    #[must_use]
+    pub fn is_before(&self) -> bool {
+        self.0.ends_with(BEFORE)
+    }
+
+    /// The node that a job runs before.
+    #[must_use]
+    pub fn runs_before(&self) -> Option<Self> {
+        Some(Self(self.0.strip_suffix(BEFORE)?.into()))
+    }
+}
+
+/// What people call jobs within a stack: `node` or `node.slot`, as its two parts.
+#[must_use]
+pub fn node_and_slot(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once('.') {
+        Some((node, slot)) if !text.ends_with(BEFORE) => (node, Some(slot)),
+        _ => (text, None),
+    }
 }
 
 #[cfg(test)]
@@ -288,6 +339,30 @@ mod tests {
         ] {
             assert!(VarName::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_job_before_a_node_has_a_name_that_no_file_can_give() {
+        let web = NodeName::declared("web").unwrap();
+        let before = NodeName::parse("web.before").unwrap();
+        assert_eq!(web.before(), before);
+        assert!(before.is_before() && before.runs_before() == Some(web.clone()));
+        assert!(!web.is_before() && web.runs_before().is_none());
+        for bad in ["web.before", ".before", "web.before.before", "web.after"] {
+            assert!(NodeName::declared(bad).is_err(), "{bad:?}");
+        }
+        assert!(
+            NodeName::parse("web.before.before").is_err() && NodeName::parse(".before").is_err()
+        );
+    }
+
+    #[test]
+    fn a_slot_comes_after_the_last_dot_of_what_people_say() {
+        assert_eq!(node_and_slot("web"), ("web", None));
+        assert_eq!(node_and_slot("web.2"), ("web", Some("2")));
+        assert_eq!(node_and_slot("web."), ("web", Some("")));
+        assert_eq!(node_and_slot("web.before"), ("web.before", None));
+        assert_eq!(node_and_slot("web.before.0"), ("web.before", Some("0")));
     }
 
     #[test]

@@ -228,6 +228,13 @@ pub struct Release {
     pub external: BTreeMap<String, ImageRef>,
     /// Nodes.
     pub nodes: BTreeMap<NodeName, ReleaseNode>,
+    /// Jobs that run once, to their end, before nodes of the release start: by `<node>.before`. One at
+    /// an older tag ran for the release of that tag and does not run again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub before: BTreeMap<NodeName, ReleaseNode>,
+    /// Stacks that had to be live before it was staged.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub require: BTreeSet<StackName>,
     /// How long it took to be made, per stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages_ms: StageTimes,
@@ -329,7 +336,7 @@ pub struct Quarantine {
     pub tag: Tag,
     /// The run.
     pub run: RunId,
-    /// `parse`, `build`, `stage`, `start`, `health`, or [`SET_ASIDE`].
+    /// `parse`, `build`, `stage`, `before_release`, `start`, `health`, or [`SET_ASIDE`].
     pub stage: String,
     /// Why, in words.
     pub reason: String,
@@ -354,6 +361,9 @@ pub struct Building {
     /// A fault from outside that holds it up, if any.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Stacks that it waits for, or may come to wait for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub require: BTreeSet<StackName>,
 }
 
 /// One slot of an exclusive node whose hand-over has begun: the live copy stands still.
@@ -385,6 +395,9 @@ pub struct Pointer {
     /// Slots handed over so far, while cutting.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub cut: BTreeSet<Cut>,
+    /// Jobs of the staged release that have run to their end: none of them runs again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub ended: BTreeSet<NodeName>,
     /// Images that hosts fetch before slots are handed over: nobody pulls while nobody serves.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub fetch: BTreeSet<Fetch>,
@@ -438,6 +451,7 @@ impl Pointer {
         self.since_ms = now_ms;
         self.run = Some(release.run.clone());
         self.cut.clear();
+        self.ended.clear();
         self.fetch.clear();
         self.stages_ms.clear();
         self.reason = String::new();

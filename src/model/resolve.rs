@@ -38,7 +38,10 @@ impl StackMap {
     /// staged, then retiring. (`static` is named by several: a new service finds what only its own
     /// release has.)
     fn maps_of(&self, consumer: &Tag) -> Vec<&Release> {
-        let names = |release: &&Release| release.nodes.values().any(|node| node.tag == *consumer);
+        // What runs before a release has its tag, also when no node has.
+        let names = |release: &&Release| {
+            release.tag == *consumer || release.nodes.values().any(|node| node.tag == *consumer)
+        };
         let retiring = self.named(self.pointer.retiring.as_ref());
         [self.live(), self.staged(), retiring]
             .into_iter()
@@ -184,6 +187,8 @@ mod held_tests {
             external: BTreeMap::new(),
             nodes,
             stages_ms: Vec::new(),
+            before: Default::default(),
+            require: Default::default(),
             again: None,
         }
     }

@@ -151,7 +151,7 @@ impl World {
         let mut nodes = named
             .into_iter()
             .flatten()
-            .filter_map(|release| release.nodes.get(&job.node));
+            .filter_map(|release| release.node(&job.node));
         nodes.find(|node| node.tag == job.tag)
     }
 

@@ -64,7 +64,7 @@ pub(super) fn restart(
 ) -> Result<(Release, Procs), Refused> {
     let of = match &live.again {
         Some(Again::Restart { of, .. }) => of.clone(),
-        Some(Again::Rollback { .. }) | None => live.tag.clone(),
+        Some(Again::Rollback { .. } | Again::Variables { .. }) | None => live.tag.clone(),
     };
     let node = name.clone();
     let mut release = renewed(stack, live, Again::Restart { of, node }, run, now_ms);

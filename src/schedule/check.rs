@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::before;
 use super::relocate;
 use super::wanted::{Role, Wanted, wanted};
 use crate::model::job::JobKey;
@@ -64,13 +65,14 @@ pub fn plan(world: &World, plan: &Plan) -> Vec<Complaint> {
             .flat_map(|(name, stack)| wanted(name, stack))
             .collect(),
     };
-    let checks: [fn(&Case<'_>) -> Vec<Complaint>; 6] = [
+    let checks: [fn(&Case<'_>) -> Vec<Complaint>; 7] = [
         one_bucket,
         nothing_frozen,
         no_double_seat,
         moves_lose_nothing,
         pins_kept,
         only_living_hosts,
+        first_things_first,
     ];
     checks.iter().flat_map(|check| check(&case)).collect()
 }
@@ -184,6 +186,25 @@ fn only_living_hosts(Case { world, plan, .. }: &Case<'_>) -> Vec<Complaint> {
         .map(|Start { job, host, .. }| {
             let what = format!("{job} would start on {host}, which is not seen");
             Complaint::of(job, what)
+        })
+        .collect()
+}
+
+/// Nothing of a release starts before what runs first has ended, but for what that needs.
+fn first_things_first(case: &Case<'_>) -> Vec<Complaint> {
+    let Case { world, plan, .. } = case;
+    let staged = case.wanted.iter().filter(|w| w.role == Role::Staged);
+    let staged: BTreeSet<&JobKey> = staged.map(|wanted| &wanted.job).collect();
+    let started = plan.start.iter().map(|start| &start.job);
+    let started = started.filter(|job| staged.contains(job) && !job.node.is_before());
+    started
+        .filter_map(|job| {
+            let stack = world.stacks.get(&job.stack)?;
+            let first = before::waits_for(stack, &job.node)?;
+            Some(Complaint::of(
+                job,
+                format!("{job} would start before {first} has ended"),
+            ))
         })
         .collect()
 }

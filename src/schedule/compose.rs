@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::env::{self, VarRef, Variables};
 use crate::model::names::{ImageName, NodeName, StackName, Tag};
 use crate::model::release::{Commit, ImageRecord, NodeKind, Release, ReleaseNode, RunId};
-use crate::model::spec::{ContainerSpec, ImageRef, Settings};
+use crate::model::spec::{ContainerSpec, Health, ImageRef, Settings};
 use crate::model::vikingfile::{DeployNode, ImageText, VikingFile};
 use crate::model::world::StackWorld;
 
@@ -68,11 +68,16 @@ pub enum Missing {
 pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), Missing> {
     let mut procs = Procs::new();
     let mut nodes = BTreeMap::new();
+    let mut before = BTreeMap::new();
     for node in &parts.file.deploy {
         let made = match node.kind {
             NodeKind::Website { .. } => website(node, &parts.tag),
             NodeKind::Container => container(node, &parts, &mut procs)?,
         };
+        if let Some(command) = &node.before_release {
+            let job = runs_before(node, command, &made, &parts, &mut procs)?;
+            before.insert(node.name.before(), job);
+        }
         nodes.insert(node.name.clone(), made);
     }
     let release = Release {
@@ -85,6 +90,8 @@ pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), Missing> {
         images: parts.images,
         external: parts.external,
         nodes,
+        before,
+        require: parts.file.require.clone(),
         stages_ms: Vec::new(),
         again: None,
     };
@@ -104,6 +111,42 @@ fn container(
     let made = release_node(node, parts.tag.clone());
     let before = parts.live.and_then(|live| live.nodes.get(&node.name));
     Ok(settle(&node.name, made, spec, before, procs))
+}
+
+/// The job that runs before a node: what the node is made from, with another command, but for ports,
+/// volumes and the health check. At this release's tag if it must run for it.
+fn runs_before(
+    node: &DeployNode,
+    command: &[String],
+    made: &ReleaseNode,
+    parts: &Parts<'_>,
+    procs: &mut Procs,
+) -> Result<ReleaseNode, Missing> {
+    let settings = Settings {
+        run: Some(command.to_vec()),
+        expose: Vec::new(),
+        volume: Vec::new(),
+        health: Health::default(),
+        ..settings_of(node, parts)?
+    };
+    let spec = ContainerSpec::new(image_of(node, parts)?, settings);
+    let mut job = ReleaseNode {
+        scale: 1,
+        domains: Vec::new(),
+        spread_required: false,
+        fixed: false,
+        ..release_node(node, parts.tag.clone())
+    };
+    describe(&mut job, &spec);
+    let name = node.name.before();
+    let known = parts.live.and_then(|live| live.before.get(&name));
+    match known.filter(|known| known.spec_hash == job.spec_hash && made.tag != parts.tag) {
+        Some(known) => job.tag.clone_from(&known.tag),
+        None => {
+            procs.insert((name, job.tag.clone()), spec);
+        }
+    }
+    Ok(job)
 }
 
 /// What becomes of a node that is to have this spec beside the live one: it runs on, its spec waits,
@@ -287,16 +330,24 @@ mod tests {
         })
     }
 
-    /// The releases of these files, one after the other, at the tags `c1`, `c2`, ….
+    /// The one node of each of these, and the tags of the specs that it brings.
     fn releases(files: &[&str]) -> Vec<(ReleaseNode, Vec<Tag>)> {
-        let mut made: Vec<(ReleaseNode, Vec<Tag>)> = Vec::new();
+        let node = |(release, procs): (Release, Procs)| {
+            let node = release.nodes.into_values().next().unwrap();
+            (node, procs.into_keys().map(|(_, tag)| tag).collect())
+        };
+        composed(files).into_iter().map(node).collect()
+    }
+
+    /// The releases of these files, one after the other, at the tags `c1`, `c2`, ….
+    fn composed(files: &[&str]) -> Vec<(Release, Procs)> {
+        let mut made: Vec<(Release, Procs)> = Vec::new();
         let mut live: Option<Release> = None;
         for (n, file) in files.iter().enumerate() {
             let tag = format!("c{}", n + 1);
             let (release, procs) = release(&tag, file, &Variables::new(), live.as_ref()).unwrap();
-            let node = release.nodes.values().next().unwrap().clone();
-            made.push((node, procs.into_keys().map(|(_, tag)| tag).collect()));
-            live = Some(release);
+            live = Some(release.clone());
+            made.push((release, procs));
         }
         made
     }
@@ -376,6 +427,43 @@ mod tests {
         env.get_mut(&var).unwrap().versions.insert(3);
         let (_, procs) = release("c2", &file, &env, Some(&first)).unwrap();
         assert_eq!(procs.len(), 1);
+    }
+
+    #[test]
+    fn a_job_before_a_node_runs_again_only_when_the_node_or_its_command_changed() {
+        let file = |run: &str, before: &str, more: &str| {
+            let before = format!("before_release: {before}, {more}volume: [/data], expose: [80]");
+            web(run).replace("web, run:", &format!("web, {before}, run:"))
+        };
+        let files = [
+            file("v1", "migrate", ""),
+            file("v1", "migrate", "scale: 2, "),
+            file("v1", "migrate --all", ""),
+            file("v2", "migrate --all", ""),
+            web("v2").replace("web, run:", "web, volume: [/data], expose: [80], run:"),
+            file("v2", "migrate --all", ""),
+        ];
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let made = composed(&files);
+        let first = made.iter().map(|(release, procs)| {
+            let first = release.runs_first().map(|(name, _)| name.to_string());
+            let before = procs.keys().filter(|(name, _)| name.is_before()).count();
+            (first.collect::<Vec<_>>(), before)
+        });
+        let (runs, kept) = ((vec!["web.before".to_owned()], 1), (vec![], 0));
+        let want = [&runs, &kept, &runs, &runs, &kept, &runs].map(Clone::clone);
+        assert_eq!(first.collect::<Vec<_>>(), want);
+        // The image and what it is run with, without what only a running copy may have.
+        let (release, procs) = &made[0];
+        let name = NodeName::parse("web.before").unwrap();
+        let job = &release.before[&name];
+        assert!(!job.exclusive && !job.has_volume && job.slots() == 1);
+        let settings = &procs[&(name, release.tag.clone())].settings;
+        assert_eq!(settings.run, Some(vec!["migrate".to_owned()]));
+        assert!(settings.expose.is_empty() && settings.volume.is_empty());
+        // Of the node's own spec it is no part.
+        let web = |made: &(Release, Procs)| made.0.nodes.values().next().unwrap().spec_hash.clone();
+        assert_eq!(web(&made[3]), web(&made[4]));
     }
 
     #[test]

@@ -10,15 +10,14 @@ use super::pins::Pins;
 use super::place::{Candidate, Choice};
 use super::relocate::{self, Leave};
 use super::retire;
-use super::wanted::{
-    Role, Wanted, any_healthy, healthy, own_links, stack_map, staged_now, takes_over, wanted,
-};
+use super::turn::Turn;
+use super::wanted::{Wanted, takes_over, wanted};
 use crate::model::job::{Assignment, JobKey};
-use crate::model::names::{HostName, NodeName, StackName};
+use crate::model::names::{HostName, StackName};
 use crate::model::plan::{Flip, Plan, Start, Stop, Unplaced};
 use crate::model::release::{Phase, ReleaseNode, RunId};
 use crate::model::resolve::{self, StackMap};
-use crate::model::spec::{ImageRef, LinkTarget};
+use crate::model::spec::ImageRef;
 use crate::model::verdict::{Home, Verdict};
 use crate::model::world::{StackWorld, World};
 
@@ -77,30 +76,19 @@ const VERDICTS_MIN: usize = 3;
 const VERDICTS_OF_PLAN: usize = 4_000;
 
 pub(super) struct Planner<'a> {
-    world: &'a World,
-    maps: OnceCell<BTreeMap<StackName, StackMap>>,
+    pub(super) world: &'a World,
+    pub(super) maps: OnceCell<BTreeMap<StackName, StackMap>>,
     fleet: Fleet<'a>,
-    pins: Pins<'a>,
+    pub(super) pins: Pins<'a>,
     /// The jobs of each stack in their order, but for those that may go.
-    wanted: BTreeMap<&'a StackName, Rc<[Wanted<'a>]>>,
+    pub(super) wanted: BTreeMap<&'a StackName, Rc<[Wanted<'a>]>>,
     /// What was found out for the node that was looked at last.
-    turn: Option<Turn<'a>>,
+    pub(super) turn: Option<Turn<'a>>,
     /// Copies beside the one that answers, which are on their way to take over.
     moving: BTreeSet<(JobKey, HostName)>,
     /// Verdicts that come with a job that is placed.
     verdicts_max: usize,
     plan: Plan,
-}
-
-/// What has to come before the slots of one node.
-struct Turn<'a> {
-    node: &'a ReleaseNode,
-    role: Role,
-    moves: bool,
-    /// A link that is not healthy.
-    link: Option<&'a NodeName>,
-    /// Slot 0, when it must be healthy before the others.
-    canary: Option<JobKey>,
 }
 
 impl<'a> Planner<'a> {
@@ -278,92 +266,6 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// What has to come before this job, in words. One that `moves` from a lost host has served
-    /// already: it does not wait for what cannot leave that host.
-    fn waits_for(
-        &mut self,
-        stack: &'a StackWorld,
-        wanted: &Wanted<'a>,
-        moves: bool,
-    ) -> Option<String> {
-        if let Some(host) = self.may_have_its_data(wanted) {
-            return Some(format!(
-                "waits to hear from {host}, where its data may be; if that host is gone for good, say \
-                 so with `viking hosts forget {host}`"
-            ));
-        }
-        let job = &wanted.job;
-        let turn = self.turn(stack, wanted, moves);
-        if let Some(link) = turn.link {
-            return Some(format!("waits for {}/{link} to be healthy", job.stack));
-        }
-        let first = turn.canary.as_ref().filter(|_| job.slot > 0)?;
-        Some(format!("waits for {} to be healthy first", first.short()))
-    }
-
-    /// What the slots of a node wait for: the same for all of them, which come one after the other.
-    fn turn(&mut self, stack: &'a StackWorld, wanted: &Wanted<'a>, moves: bool) -> &Turn<'a> {
-        let same = |turn: &Turn<'_>| {
-            std::ptr::eq(turn.node, wanted.node) && (turn.role, turn.moves) == (wanted.role, moves)
-        };
-        let turn = match self.turn.take().filter(same) {
-            Some(known) => known,
-            None => self.find_turn(stack, wanted, moves),
-        };
-        self.turn.insert(turn)
-    }
-
-    fn find_turn(&self, stack: &'a StackWorld, wanted: &Wanted<'a>, moves: bool) -> Turn<'a> {
-        let release = match wanted.role {
-            Role::Live => stack.live(),
-            Role::Staged => stack.staged(),
-            Role::Retiring => None,
-        };
-        let job = &wanted.job;
-        let settled =
-            |link: &NodeName| self.link_up(job, link) || (moves && self.is_stranded(job, link));
-        let mut links = release
-            .into_iter()
-            .flat_map(|release| own_links(wanted.node, release));
-        let first = || JobKey {
-            slot: 0,
-            ..job.clone()
-        };
-        // Where slot 0 waits for its hand-over it cannot be the first.
-        let canary = wanted.role == Role::Staged
-            && wanted.node.slots() > 1
-            && staged_now(stack, &job.node, 0);
-        let canary = canary.then(first);
-        Turn {
-            node: wanted.node,
-            role: wanted.role,
-            moves,
-            link: links.find(|link| !settled(link)),
-            canary: canary.filter(|first| !healthy(self.world, first)),
-        }
-    }
-
-    /// Whether all copies of a node are on lost hosts and must wait there.
-    fn is_stranded(&self, job: &JobKey, link: &NodeName) -> bool {
-        let all = self.wanted.get(&job.stack);
-        let all = all.into_iter().flat_map(|all| all.iter());
-        let mut copies = all.filter(|other| other.job.node == *link);
-        copies.all(|other| {
-            let placed = self.world.placement(&other.job);
-            other.node.pinned() && placed.is_some_and(|placed| self.world.is_lost(&placed.host))
-        })
-    }
-
-    fn link_up(&self, job: &JobKey, link: &NodeName) -> bool {
-        let target = LinkTarget {
-            stack: None,
-            node: link.clone(),
-        };
-        let maps = self.maps.get_or_init(|| maps(self.world));
-        let tags = resolve::copies(maps, &job.stack, &job.tag, &target);
-        any_healthy(self.world, &job.stack, link, &tags)
-    }
-
     pub(super) fn choose(&mut self, wanted: &Wanted<'a>) -> Choice {
         let mut pinned = self.pins.of(wanted);
         if pinned.is_empty() {
@@ -376,19 +278,6 @@ impl<'a> Planner<'a> {
         };
         self.fleet
             .choose(&candidate, wanted.node, self.verdicts_max)
-    }
-
-    /// In a store that was put back from a copy, a member of which nobody knows whose data it has,
-    /// when nobody else has this job's. People say with `viking hosts forget` that it is not needed.
-    fn may_have_its_data(&self, wanted: &Wanted<'_>) -> Option<&'a HostName> {
-        if !self.world.restored || !wanted.node.has_volume || !self.pins.of(wanted).is_empty() {
-            return None;
-        }
-        let said = |host: &HostName| {
-            let host = self.world.hosts.get(host);
-            host.is_some_and(|host| host.volumes.is_some())
-        };
-        self.world.members.keys().find(|host| !said(host))
     }
 
     /// The new copy of an exclusive slot goes where the old one is: it takes over its port.
@@ -462,13 +351,6 @@ impl<'a> Planner<'a> {
     }
 }
 
-fn maps(world: &World) -> BTreeMap<StackName, StackMap> {
-    let stacks = world.stacks.iter();
-    stacks
-        .map(|(name, stack)| (name.clone(), stack_map(stack)))
-        .collect()
-}
-
 /// What a job runs, if that is on record.
 fn image<'a>(world: &'a World, job: &JobKey) -> Option<&'a ImageRef> {
     let stack = world.stacks.get(&job.stack)?;
@@ -489,12 +371,16 @@ fn stop_reason(world: &World, assignment: &Assignment, wanted: bool) -> String {
         return "its stack is gone".to_owned();
     };
     let pointer = &stack.pointer;
-    let live = stack
-        .live()
-        .and_then(|live| live.nodes.get(&assignment.job.node));
+    let node = &assignment.job.node;
+    let live = stack.live().and_then(|live| live.nodes.get(node));
+    let staged = pointer.staged.as_ref() == Some(&assignment.job.tag);
+    if staged && pointer.ended.contains(node) {
+        return "it has run to its end".to_owned();
+    }
     match (pointer.removing, pointer.phase, live) {
         (true, ..) => "its stack is being removed".to_owned(),
         (_, Phase::Reverting | Phase::Failed, _) => "its release failed".to_owned(),
+        (_, _, None) if node.is_before() => "its release is not on its way any more".to_owned(),
         (_, _, None) => "its node is gone from the live release".to_owned(),
         (_, _, Some(node)) if node.tag == assignment.job.tag => {
             format!("scaled to {}", node.scale)

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::before;
 use super::dowding;
 use super::wanted::{Wanted, any_healthy, linked, own_links, stack_map, still_to_cut};
 use crate::model::job::{CounterRecord, Fault, JobKey, JobState};
@@ -30,10 +31,13 @@ pub const CUT_OUTSIDE_MS_MAX: u64 = 60_000;
 /// that lost its connection gives up late, and three looks at its health take a while.
 const CUT_SETTLES_MS: u64 = 15_000;
 
+/// The stage at which a release fails whose `before_release` does.
+const BEFORE_RELEASE: &str = "before_release";
+
 /// What made a staged job fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// `start` or `health`.
+    /// `before_release`, `start` or `health`.
     pub stage: &'static str,
     /// In words.
     pub reason: String,
@@ -57,16 +61,21 @@ pub fn failure(world: &World, stack: &StackWorld, jobs: &[&Wanted<'_>]) -> Optio
         }
         let own = counter.fault == Fault::Own;
         // The live copy of a slot that is handed over stands still: it is brought back at the first
-        // exit, within one stop and one start.
+        // exit, within one stop and one start. What runs before a release has done its work or not.
         let seat = (wanted.job.node.clone(), wanted.job.slot);
-        let exits_max = if stack.pointer.cut.contains(&seat) {
+        let once = wanted.job.node.is_before();
+        let exits_max = if once || stack.pointer.cut.contains(&seat) {
             1
         } else {
             EXITS_MAX
         };
         let failed = own && (counter.unhealthy || counter.failures >= exits_max);
         failed.then(|| Failure {
-            stage: if counter.unhealthy { "health" } else { "start" },
+            stage: match (once, counter.unhealthy) {
+                (true, _) => BEFORE_RELEASE,
+                (_, true) => "health",
+                (_, false) => "start",
+            },
             reason: format!("{}: {}", wanted.job.short(), counter.reason),
             log: counter.log_tail.clone(),
         })
@@ -79,7 +88,8 @@ fn excused_until(world: &World, stack: &StackWorld, wanted: &Wanted<'_>) -> Opti
     let cut = &stack.pointer.cut;
     let release = stack.staged().filter(|_| !cut.is_empty())?;
     let JobKey { node, slot, .. } = &wanted.job;
-    if cut.contains(&(node.clone(), *slot)) {
+    // Nor what runs before the others: it starts only when what it links to works.
+    if cut.contains(&(node.clone(), *slot)) || node.is_before() {
         return None;
     }
     let links = linked(release, node, |_, _| true);
@@ -122,12 +132,16 @@ pub fn overdue(world: &World, stack: &StackWorld, sick: &Wanted<'_>) -> Option<F
         return None;
     }
     let minutes = STAGING_MS_MAX / 60_000;
-    let reason = format!(
-        "{} was not healthy within {minutes} minutes",
-        sick.job.short()
-    );
+    let short = sick.job.short();
+    let (stage, reason) = if sick.job.node.is_before() {
+        let reason = format!("{short} did not end within {minutes} minutes");
+        (BEFORE_RELEASE, reason)
+    } else {
+        let reason = format!("{short} was not healthy within {minutes} minutes");
+        ("health", reason)
+    };
     Some(Failure {
-        stage: "health",
+        stage,
         reason,
         log: Vec::new(),
     })
@@ -222,6 +236,12 @@ pub fn cut_first(
     };
     let mut seats = still_to_cut(stack);
     seats.retain(failing);
+    let waits_for_own = |node: &NodeName| {
+        let mut first = release.still_to_end(&stack.pointer);
+        first.any(|(job, _)| *job == node.before())
+    };
+    seats.retain(|(node, _)| !waits_for_own(node));
+    let sick = before::foremost(stack, sick);
     let waits_for = |wanted: &&Wanted<'_>| {
         let unplaced = world.placement(&wanted.job).is_none();
         let down = |from: &ReleaseNode, link: &NodeName| down(world, &maps, from, name, link);

@@ -3,18 +3,20 @@
 //!
 //! `compose` → what a commit changes · `order` → what people ask for without one, `again` → the
 //! release that comes of it, `apply` → whether a plan still holds, `variables` → which stacks a changed
-//! variable moves · `squeeze` → what has no room beside its live copy · `moves` → what it
-//! may not do at once · `wanted` → which jobs · `losses` → which hosts are lost · `relocate` → which
+//! variable moves · `squeeze` → what has no room beside its live copy · `moves` → what it may not do at
+//! once · `require` → which stacks it needs · `wanted` → which jobs · `before` → what runs before the
+//! others · `turn` → what has to come before a job · `losses` → which hosts are lost · `relocate` → which
 //! jobs must leave theirs · `retire` → which may end · `pins` → where data is · `fleet` → how full
 //! the hosts are · `place` → which host · `dowding` → the plan ·
 //! `check` → invariants of a plan · `rollout` → the pointer's next step · `fetch` → what must be
 //! there before it · `dispatch` and `roll` → the loops · `sweep` → what nobody can need any more ·
-//! `why` → what is told of a decision · `script` and `sim` → worlds as text, and what would become of them ·
+//! `why` → what is told of a decision · `script`, `lines` and `sim` → worlds as text, and what would become of them ·
 //! `known` → what may be used again · `differ` and `bring` → what another release changes, and how it would
 //! come up.
 
 mod again;
 pub mod apply;
+pub mod before;
 pub mod bring;
 pub mod check;
 pub mod compose;
@@ -25,6 +27,7 @@ pub mod fetch;
 mod fleet;
 pub mod judge;
 pub mod known;
+mod lines;
 pub mod losses;
 pub mod moves;
 pub mod order;
@@ -32,6 +35,7 @@ mod pins;
 mod place;
 pub mod relocate;
 pub mod replicate;
+pub mod require;
 pub mod retire;
 pub mod roll;
 pub mod rollout;
@@ -39,6 +43,7 @@ pub mod script;
 pub mod sim;
 pub mod squeeze;
 pub mod sweep;
+mod turn;
 pub mod variables;
 pub mod wanted;
 pub mod why;

@@ -31,8 +31,9 @@ pub fn leave(world: &World, wanted: &Wanted<'_>, placed: &Assignment) -> Leave {
     if world.is_lost(&placed.host) {
         return Leave::Lost;
     }
-    // What is retiring ends soon anyway.
-    let moves = wanted.role != Role::Retiring && stays(wanted.node).is_none();
+    // What is retiring, or runs to its end, is gone soon anyway.
+    let ends = wanted.role == Role::Retiring || wanted.job.node.is_before();
+    let moves = !ends && stays(wanted.node).is_none();
     if moves && drains(world, &placed.host) {
         return Leave::Drain;
     }

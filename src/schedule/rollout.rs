@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::before;
 use super::dowding;
 use super::fetch;
 use super::judge::{self, Failure};
@@ -61,6 +62,10 @@ fn staged(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step> {
     if let Some(failure) = judge::failure(world, stack, &jobs) {
         return Some(fail(world, stack, release, failure));
     }
+    let done = before::done(world, &jobs);
+    if !done.is_empty() {
+        return Some(note_ended(stack, done));
+    }
     let ill = |wanted: &&&Wanted<'_>| !healthy(world, &wanted.job);
     let sick: Vec<_> = jobs.iter().filter(ill).copied().collect();
     if !sick.is_empty() {
@@ -73,6 +78,19 @@ fn staged(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step> {
     match still_to_cut(stack).first() {
         Some(seat) => may_cut(world, name, stack, release, seat),
         None => Some(promote(world, stack, release)),
+    }
+}
+
+/// What runs once has done so: from here on that is on record, whatever becomes of its host.
+fn note_ended(stack: &StackWorld, done: Vec<NodeName>) -> Step {
+    let names: Vec<_> = done.iter().map(NodeName::as_str).collect();
+    let event = ("ended", format!("{} ran to its end", names.join(", ")));
+    let mut pointer = stack.pointer.clone();
+    pointer.ended.extend(done);
+    Step {
+        pointer,
+        end: None,
+        event,
     }
 }
 
@@ -214,6 +232,7 @@ fn promote(world: &World, stack: &StackWorld, release: &Release) -> Step {
     pointer.live = pointer.staged.take();
     pointer.enter(Phase::Live, world.now_ms);
     pointer.cut = BTreeSet::new();
+    pointer.ended = BTreeSet::new();
     pointer.fetch = BTreeSet::new();
     match &release.again {
         // A newer commit that failed while this one was staged stays quarantined.
@@ -283,6 +302,7 @@ fn fail(world: &World, stack: &StackWorld, release: &Release, failure: Failure) 
 /// The last step of a failed release.
 fn ended(world: &World, stack: &StackWorld, mut pointer: Pointer, release: &Release) -> Step {
     pointer.staged = None;
+    pointer.ended = BTreeSet::new();
     if let Some(live) = stack.live().filter(|_| release.again.is_some()) {
         // A rollback has set it aside, and it serves on. Not earlier: as long as something is staged
         // in its place, its follower would make it anew.
@@ -398,6 +418,10 @@ pub(super) fn changes(live: Option<&Release>, release: &Release) -> Vec<Change> 
     });
     let gone = live.into_iter().flat_map(|live| live.nodes.keys());
     let gone = gone.filter(|name| !release.nodes.contains_key(*name));
+    let first = release
+        .runs_first()
+        .map(|(job, _)| (job, ChangeKind::First));
+    let after = after.chain(first);
     let all = after.chain(gone.map(|name| (name, ChangeKind::Gone)));
     all.map(|(node, what)| Change {
         node: node.clone(),

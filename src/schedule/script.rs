@@ -1,8 +1,7 @@
-//! Worlds as text: a small YAML form of a world for tests and, later, `viking sim`; and a plan as
-//! the lines people compare. Reads and prints; decides nothing.
+//! Worlds as text: a small YAML form of a world, for tests and `viking sim` (`docs/worlds.md`). Only
+//! reads; decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Deserialize;
@@ -12,7 +11,6 @@ use crate::model::job::{
     Assignment, CounterRecord, Fault, Instance, JobKey, JobState, StateRecord,
 };
 use crate::model::names::{HostName, NodeName, StackName, Tag, VolumeName};
-use crate::model::plan::{Flip, Plan};
 use crate::model::release::{
     Commit, Filter, FilterRule, NodeKind, Phase, Pointer, Release, ReleaseNode, RunId, Source,
 };
@@ -20,6 +18,8 @@ use crate::model::spec::{
     ContainerSpec, Expose, ImageRef, LinkTarget, Resources, Settings, StopPolicy,
 };
 use crate::model::world::{Pin, PinKey, StackWorld, World};
+
+pub use super::lines::plan_text;
 
 /// A world, as written.
 #[derive(Debug, Deserialize)]
@@ -70,6 +70,8 @@ struct StackText {
     phase: Phase,
     since_ms: u64,
     cut: Vec<String>,
+    /// Jobs of the staged release that have run to their end: `node.before`.
+    ended: BTreeSet<NodeName>,
     /// Hosts that were asked for every image of the staged release and have them.
     fetched: Vec<HostName>,
     removing: bool,
@@ -91,6 +93,8 @@ struct NodeText {
     filter: Vec<String>,
     spread: bool,
     squeezed: bool,
+    /// A job runs before it, once, in the release whose tag it has.
+    before: bool,
     cpu_millis: Option<u64>,
     memory_mb: Option<u64>,
 }
@@ -111,6 +115,8 @@ struct JobText {
     beside: bool,
     /// When the last one was; now if it is not said.
     failed_ms: Option<u64>,
+    /// Exit code of a job that runs once.
+    exit: Option<i64>,
     #[serde(default)]
     unhealthy: bool,
     #[serde(default)]
@@ -239,6 +245,7 @@ fn stack_world(name: &StackName, text: StackText) -> Result<StackWorld, String> 
         phase: text.phase,
         since_ms: text.since_ms,
         removing: text.removing,
+        ended: text.ended,
         ..Pointer::default()
     };
     for seat in text.cut {
@@ -266,8 +273,15 @@ fn release(
         at_ms: 0,
     };
     let mut made = BTreeMap::new();
+    let mut before = BTreeMap::new();
     for (name, node) in nodes {
+        let runs_before = node.before;
         let (record, spec) = node_of(tag, node)?;
+        if runs_before {
+            let (job, spec) = before_of(&record, &spec);
+            procs.insert((name.before(), job.tag.clone()), spec);
+            before.insert(name.before(), job);
+        }
         procs.insert((name.clone(), record.tag.clone()), spec);
         made.insert(name, record);
     }
@@ -281,6 +295,8 @@ fn release(
         images: BTreeMap::new(),
         external: BTreeMap::new(),
         nodes: made,
+        before,
+        require: BTreeSet::new(),
         stages_ms: Vec::new(),
         again: None,
     })
@@ -343,6 +359,25 @@ fn node_of(tag: &Tag, text: NodeText) -> Result<(ReleaseNode, ContainerSpec), St
         pending: None,
     };
     Ok((node, spec))
+}
+
+/// The job that runs before a node.
+fn before_of(node: &ReleaseNode, spec: &ContainerSpec) -> (ReleaseNode, ContainerSpec) {
+    let mut spec = spec.clone();
+    spec.settings.expose.clear();
+    let job = ReleaseNode {
+        spec_hash: spec.hash(),
+        scale: 1,
+        fixed: false,
+        exclusive: false,
+        squeezed: false,
+        spread_required: false,
+        shared_volumes: Vec::new(),
+        has_volume: false,
+        host_ports: Vec::new(),
+        ..node.clone()
+    };
+    (job, spec)
 }
 
 fn filter_of(text: &str) -> Filter {
@@ -454,86 +489,11 @@ fn add_job(world: &mut World, instance: i64, text: JobText) -> Result<(), String
             address: None,
             published: Vec::new(),
             reason: String::new(),
+            exit: text.exit,
             log_tail: Vec::new(),
             drift: Vec::new(),
         };
         world.states.insert((host, job), record);
     }
     Ok(())
-}
-
-/// A plan as lines, in a stable order.
-#[must_use]
-pub fn plan_text(plan: &Plan) -> String {
-    let mut text = String::new();
-    for job in &plan.kept {
-        line(&mut text, format_args!("keep    {job}"));
-    }
-    for start in &plan.start {
-        let beside = if start.beside {
-            ", beside the one there is"
-        } else {
-            ""
-        };
-        line(
-            &mut text,
-            format_args!("start   {} on {}{beside}", start.job, start.host),
-        );
-        for verdict in &start.verdicts {
-            line(
-                &mut text,
-                format_args!("          {}: {}", verdict.host, verdict.ruling),
-            );
-        }
-    }
-    for flip in &plan.flip {
-        let Flip {
-            job,
-            from,
-            to,
-            reason,
-            ..
-        } = flip;
-        line(
-            &mut text,
-            format_args!("flip    {job} from {from} to {to}: {reason}"),
-        );
-    }
-    for stop in &plan.stop {
-        let Assignment { job, host, .. } = &stop.placement;
-        line(
-            &mut text,
-            format_args!("stop    {job} on {host}: {}", stop.reason),
-        );
-    }
-    for (word, list) in [("waiting", &plan.waiting), ("blocked", &plan.blocked)] {
-        for unplaced in list {
-            line(
-                &mut text,
-                format_args!("{word} {}: {}", unplaced.job, unplaced.reason),
-            );
-            for verdict in &unplaced.verdicts {
-                line(
-                    &mut text,
-                    format_args!("          {}: {}", verdict.host, verdict.ruling),
-                );
-            }
-        }
-    }
-    for (key, pin) in plan.pins.values() {
-        let key = match key {
-            PinKey::Seat(seat) => seat.to_string(),
-            PinKey::Volume(stack, volume) => format!("{stack}/{volume}"),
-        };
-        line(
-            &mut text,
-            format_args!("pin     {key} to {}: {}", pin.host, pin.reason),
-        );
-    }
-    text
-}
-
-fn line(text: &mut String, args: std::fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    writeln!(text, "{args}").ok();
 }

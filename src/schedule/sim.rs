@@ -5,6 +5,7 @@ use super::retire::DRAIN_MS;
 use super::{check, dowding};
 use crate::model::job::{Assignment, Instance, JobState, StateRecord};
 use crate::model::plan::Plan;
+use crate::model::release::Pointer;
 use crate::model::world::World;
 
 /// Plans after which a world that does not come to rest is left alone.
@@ -67,7 +68,7 @@ pub fn carry_out(world: &mut World, plan: &Plan) {
 }
 
 /// What hosts say after that: every placed job is healthy on those that are seen, as with a commit that
-/// works, and what was stopped is gone.
+/// works, what runs once has ended well, and what was stopped is gone.
 pub fn settle(world: &mut World) {
     world.counters.clear();
     let placed = &world.assignments;
@@ -80,9 +81,18 @@ pub fn settle(world: &mut World) {
         }
         let name = placed.job.id(placed.instance).0;
         let at = (placed.host.clone(), placed.job.clone());
-        let same = |state: &StateRecord| {
-            state.instance == placed.instance && state.state == JobState::Healthy
+        let once = placed.job.node.is_before();
+        let (word, exit) = match once {
+            true => (JobState::Exited, Some(0)),
+            false => (JobState::Healthy, None),
         };
+        let stack = world.stacks.get_mut(&placed.job.stack);
+        let pointer = stack.map(|stack| &mut stack.pointer);
+        let staged = |pointer: &&mut Pointer| pointer.staged.as_ref() == Some(&placed.job.tag);
+        if let Some(pointer) = pointer.filter(staged).filter(|_| once) {
+            pointer.ended.insert(placed.job.node.clone());
+        }
+        let same = |state: &StateRecord| state.instance == placed.instance && state.state == word;
         if world.states.get(&at).is_some_and(same) {
             continue;
         }
@@ -90,12 +100,13 @@ pub fn settle(world: &mut World) {
         let state = StateRecord {
             v: 1,
             instance: placed.instance,
-            state: JobState::Healthy,
+            state: word,
             since_ms: world.now_ms,
             container: Some(name),
             address: None,
             published: Vec::new(),
             reason: String::new(),
+            exit,
             log_tail: Vec::new(),
             drift: Vec::new(),
         };

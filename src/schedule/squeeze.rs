@@ -53,7 +53,8 @@ fn next(then: &World, name: &StackName) -> Option<NodeName> {
     all.sort_by(|a, b| (a.role, &a.job).cmp(&(b.role, &b.job)));
     for wanted in all {
         let Wanted { job, node, role } = &wanted;
-        if then.placement(job).is_some() {
+        // What runs before the others has left its room when they come.
+        if then.placement(job).is_some() || job.node.is_before() {
             continue;
         }
         if let Some(host) = planner.choose(&wanted).host() {

@@ -100,7 +100,7 @@ fn proc_needed(
     tag: &Tag,
 ) -> bool {
     let releases = stack.releases.iter().filter(|(of, _)| kept.contains(*of));
-    let mut nodes = releases.filter_map(|(_, release)| release.nodes.get(node));
+    let mut nodes = releases.filter_map(|(_, release)| release.node(node));
     let placed = world.assignments.keys().map(|(job, _)| job);
     let mut here = placed.chain(world.states.keys().map(|(_, job)| job));
     nodes.any(|one| one.tag == *tag)
@@ -207,6 +207,8 @@ mod tests {
                 external: BTreeMap::new(),
                 nodes: BTreeMap::new(),
                 stages_ms: Vec::new(),
+                before: Default::default(),
+                require: Default::default(),
                 again: None,
             };
             stack.releases.insert(tag(n), release);
@@ -263,6 +265,7 @@ mod tests {
             run: RunId::new(0, 0),
             since_ms: 0,
             reason: String::new(),
+            require: Default::default(),
         });
         assert!(dropped(&world, &name(), &[], &images).is_empty());
         assert_eq!(named(&world, &BTreeMap::new()), None);

@@ -46,6 +46,16 @@ pub fn wanted<'a>(stack: &StackName, world: &'a StackWorld) -> Vec<Wanted<'a>> {
         add(&mut jobs, stack, staged, Role::Staged, |name, slot| {
             starts_in_stage(&world.pointer, live, staged, name, slot)
         });
+        for (name, node) in staged.still_to_end(&world.pointer) {
+            let job = JobKey {
+                stack: stack.clone(),
+                tag: node.tag.clone(),
+                node: name.clone(),
+                slot: 0,
+            };
+            let role = Role::Staged;
+            jobs.push(Wanted { job, node, role });
+        }
     }
     if let Some(retiring) = world.retiring() {
         add(&mut jobs, stack, retiring, Role::Retiring, |_, _| true);
@@ -202,7 +212,7 @@ pub fn linked<'a>(
     follows: impl Fn(&ReleaseNode, &NodeName) -> bool,
 ) -> BTreeSet<&'a NodeName> {
     let mut found = BTreeSet::new();
-    let mut todo: Vec<&ReleaseNode> = release.nodes.get(node).into_iter().collect();
+    let mut todo: Vec<&ReleaseNode> = release.node(node).into_iter().collect();
     while let Some(from) = todo.pop() {
         for link in own_links(from, release) {
             if follows(from, link) && found.insert(link) {

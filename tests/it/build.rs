@@ -82,6 +82,7 @@ fn node(name: &str, text: &str) -> DeployNode {
         stop: StopPolicy::default(),
         service: false,
         fixed: false,
+        before_release: None,
     }
 }
 
@@ -144,6 +145,7 @@ impl Stack {
         let file = VikingFile {
             stack: self.name.clone(),
             comment: None,
+            require: Default::default(),
             build: entries.to_vec(),
             deploy: nodes.to_vec(),
         };
@@ -217,6 +219,7 @@ impl Stack {
         let file = VikingFile {
             stack: self.name.clone(),
             comment: None,
+            require: BTreeSet::new(),
             build: entries.to_vec(),
             deploy: Vec::new(),
         };

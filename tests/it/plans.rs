@@ -96,6 +96,12 @@ fn what_has_no_room_beside_its_live_copy_is_squeezed_and_nothing_else() {
     assert!(squeezed(&data).is_empty());
     let new = one.replace("a1: {web: {memory_mb: 600}, ", "a1: {");
     assert!(squeezed(&new).is_empty());
+    // What runs first has left its room when the others come.
+    let first = one.replace(
+        "web: {memory_mb: 600}",
+        "web: {memory_mb: 350, before: true}",
+    );
+    assert!(squeezed(&first).is_empty());
     // What drains leaves its room.
     let drains = one
         .replace("live: a1", "live: a1\n    retiring: c3")
@@ -117,14 +123,15 @@ mod properties {
     use viking::schedule::wanted::Role;
 
     fn node() -> impl Strategy<Value = String> {
-        (0..3_u32, prop::bool::ANY, prop::bool::ANY, 0..4_u8, prop::bool::ANY, prop::bool::ANY).prop_map(
-            |(scale, volume, service, port, link, big)| {
+        let flags = (prop::bool::ANY, prop::bool::ANY, prop::bool::weighted(0.3));
+        (0..3_u32, prop::bool::ANY, prop::bool::ANY, 0..4_u8, flags).prop_map(
+            |(scale, volume, service, port, (link, big, before))| {
                 // Two slots that are pinned to one host can never both have one port of it.
                 let port = if port == 0 && scale < 2 { "port: 8080," } else { "" };
                 let link = if link { "link: [aa]," } else { "" };
                 // Two copies have room on `alpha`, a third or another host has not.
                 let big = if big && !volume && port.is_empty() { "memory_mb: 400," } else { "" };
-                format!("{{scale: {scale}, volume: {volume}, service: {service}, {port} {link} {big} expose: true}}")
+                format!("{{scale: {scale}, volume: {volume}, service: {service}, before: {before}, {port} {link} {big} expose: true}}")
             },
         )
     }
@@ -154,7 +161,7 @@ mod properties {
 
     fn job() -> impl Strategy<Value = String> {
         let tag = prop::sample::select(vec!["a1", "b2", "c3", "static"]);
-        let node = prop::sample::select(vec!["aa", "bb", "cc", "dd"]);
+        let node = prop::sample::select(vec!["aa", "bb", "cc", "dd", "aa.before", "bb.before"]);
         let host = prop::sample::select(vec!["alpha", "beta", "gamma"]);
         (tag, node, 0..3_u32, host, state(), 0..4_u32).prop_map(|(tag, node, slot, host, state, failures)| {
             format!("  - {{job: ragnar/{tag}/{node}/{slot}, host: {host}, state: {state}, failures: {failures}}}\n")

@@ -105,6 +105,8 @@ fn release(commit: Commit, nodes: &[(&str, ReleaseNode)]) -> Release {
         external: BTreeMap::new(),
         nodes: nodes.collect(),
         stages_ms: Vec::new(),
+        before: Default::default(),
+        require: Default::default(),
         again: None,
     }
 }
@@ -216,6 +218,7 @@ impl Scene {
             address: None,
             published: vec![port],
             reason: String::new(),
+            exit: None,
             log_tail: Vec::new(),
             drift: Vec::new(),
         };
@@ -272,6 +275,7 @@ fn a_commit_that_is_built_is_shown_beside_the_live_one() {
         run: run(),
         since_ms: NOW - 3_000,
         reason: "the registry does not answer".to_owned(),
+        require: Default::default(),
     });
     check!(scene, "building");
 }

@@ -8,7 +8,9 @@ use std::fmt::Write as _;
 
 use proptest::prelude::*;
 use viking::model::release::NodeKind;
-use viking::model::vikingfile::{DockerfileSource, FILE_BYTES_MAX, ImageText, VikingFile};
+use viking::model::vikingfile::{
+    DeployNode, DockerfileSource, FILE_BYTES_MAX, ImageText, VikingFile, known_keys,
+};
 
 const EXAMPLE: &[u8] = include_bytes!("data/viking-0.5.3.yml");
 
@@ -60,6 +62,95 @@ fn settings(file: &VikingFile) -> Vec<serde_json::Value> {
         .collect()
 }
 
+/// The one node of a file with these lines, or why it is refused.
+fn node(lines: &str) -> Result<DeployNode, String> {
+    let text = format!("viking: {{name: s}}\ndeploy:\n  web:\n    image: x\n    {lines}\n");
+    let parsed = VikingFile::parse("viking.yml", text.as_bytes());
+    let mut file = parsed.map_err(|error| error.one_line())?;
+    Ok(file.deploy.remove(0))
+}
+
+#[test]
+fn before_release_is_a_command_of_a_node_that_releases_replace() {
+    let words = |lines| node(lines).expect(lines).before_release;
+    let refused = |lines| node(lines).expect_err(lines);
+    let migrate = ["node", "migrate.js"].map(str::to_owned);
+    let migrate = Some(migrate.to_vec());
+    assert_eq!(words("before_release: node migrate.js"), migrate);
+    assert_eq!(words("before_release: [node, migrate.js]"), migrate);
+    assert_eq!(words("scale: 1"), None);
+    assert!(
+        refused("service: true\n    before_release: x").contains("no release replaces a service")
+    );
+    assert!(refused("before_release: ''").contains("before_release"));
+    // Not part of what the container itself is made from.
+    let settings = |lines| node(lines).expect(lines).settings;
+    assert_eq!(settings("before_release: x"), settings("scale: 1"));
+    let named = VikingFile::parse(
+        "viking.yml",
+        b"viking: {name: s}\ndeploy: {web.before: {image: x}}",
+    );
+    assert!(
+        named
+            .expect_err("a dot")
+            .message()
+            .contains("before_release")
+    );
+    assert!(refused("link: other/web.before").contains("before_release"));
+}
+
+#[test]
+fn a_stack_requires_others_and_never_itself() {
+    let parse = |require: &str| {
+        let text = format!("viking: {{name: s, require: {require}}}");
+        VikingFile::parse("viking.yml", text.as_bytes())
+    };
+    let names = |file: VikingFile| -> Vec<String> {
+        file.require.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(names(parse("b").expect("one")), ["b"]);
+    assert_eq!(names(parse("[b, a]").expect("two")), ["a", "b"]);
+    assert!(names(parse("[]").expect("none")).is_empty());
+    for (bad, why) in [
+        ("s", "cannot require itself"),
+        ("[a, a]", "given twice"),
+        ("[A]", "not a valid stack name"),
+        ("{a: b}", "a text or a list is needed"),
+    ] {
+        let error = parse(bad).expect_err(bad);
+        assert!(error.message().contains(why), "{error}");
+    }
+}
+
+#[test]
+fn every_key_is_documented_with_what_it_takes() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/viking-yml.md")).expect("the page");
+    for section in known_keys() {
+        let heading = match section.name {
+            "the file" => "## The file".to_owned(),
+            name => format!("## `{name}`"),
+        };
+        let (_, rest) = page.split_once(&format!("{heading}\n")).expect(&heading);
+        let part = rest.split("\n## ").next().unwrap_or_default();
+        for key in section.keys {
+            let words = key.aliases.iter().copied();
+            let words = std::iter::once(key.name).chain(words);
+            let words: Vec<_> = words.map(|word| format!("`{word}`")).collect();
+            let takes = key.takes.replace('<', "\\<");
+            let later = if key.later {
+                " (not supported yet)"
+            } else {
+                ""
+            };
+            let row = format!("| {} | {takes}{later} |\n", words.join(" or "));
+            assert!(part.contains(&row), "{heading} lacks {row}");
+        }
+        let rows = part.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(rows, section.keys.len(), "{heading}");
+    }
+}
+
 /// All errors of one topic as people see them, under the text that caused them.
 fn wording(cases: &[&str]) -> String {
     let mut text = String::new();
@@ -84,7 +175,8 @@ fn wording_of_unknown_keys() {
         "viking: {name: a}\ndeploy:\n  help:\n    type: website\n    image: x\n",
         "viking: {name: a}\ndeploy:\n  web:\n    image: x\n    run: a\n    command: b\n",
         "viking: {name: a}\ndeploy:\n  web:\n    image: x\n    scale: 1\n    scale: 2\n",
-        "viking: {name: a}\ndeploy:\n  web:\n    image: x\n    before_release: migrate\n",
+        "viking: {name: a}\nbuild:\n  web:\n    dockerfile: FROM x\n    secrets: [key]\n",
+        "viking: {name: a}\ndeploy:\n  web:\n    image: x\n    before_relase: migrate\n",
     ];
     insta::assert_snapshot!(wording(&cases));
 }

@@ -44,7 +44,7 @@ pub(super) fn read(field: &Field<'_>, stack: &StackName) -> Result<Vec<Draft>, E
     nodes
         .iter()
         .map(|(entry, field)| {
-            let name = NodeName::parse(&entry.key)
+            let name = NodeName::declared(&entry.key)
                 .map_err(|e| Error::at(entry.at, e.to_string()).with_found(&entry.key))?;
             node(name, entry, field, stack)
         })
@@ -94,6 +94,7 @@ fn empty(name: NodeName, line: u64, kind: NodeKind) -> DeployNode {
         stop: StopPolicy::default(),
         service: false,
         fixed: false,
+        before_release: None,
     }
 }
 
@@ -175,6 +176,15 @@ fn container(name: NodeName, field: &Field<'_>, stack: &StackName) -> Result<Dra
     (node.settings, node.shared) = settings(&fields, links)?;
     node.domains = domains;
     placement(&fields, &mut node)?;
+    if let Some(before) = fields.get("before_release") {
+        node.before_release = Some(parts::command(&before)?);
+        if node.service {
+            return Err(before.wrong(
+                "no release replaces a service, so nothing would run before one; give it to the node \
+                 that uses the service",
+            ));
+        }
+    }
     Ok(Draft {
         node,
         image_at: image.at,

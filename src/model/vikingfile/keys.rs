@@ -106,7 +106,7 @@ pub(crate) const WHOLE: &str = "the file";
 pub(super) static TOP: Section = Section {
     name: WHOLE,
     keys: &[
-        key("viking", "name and comment of the stack"),
+        key("viking", "name of the stack, and what it requires"),
         key("build", "map of image name to Dockerfile").elsewhere(&["images"]),
         key("deploy", "map of node name to node").elsewhere(&["services", "nodes", "jobs"]),
     ],
@@ -117,7 +117,11 @@ pub(super) static VIKING: Section = Section {
     keys: &[
         key("name", "the stack's name").elsewhere(&["stack"]),
         key("comment", "a text for people").elsewhere(&["description"]),
-        key("require", "stacks that must be live first").not_yet(),
+        key("require", "text or list: stacks that must be live first").elsewhere(&[
+            "requires",
+            "depends_on",
+            "needs",
+        ]),
     ],
 };
 
@@ -188,7 +192,11 @@ pub(super) static CONTAINER: Section = Section {
             "stop_timeout",
             "stop_grace_period",
         ]),
-        key("before_release", "command").not_yet(),
+        key(
+            "before_release",
+            "text or list: run once on the new image before the release starts",
+        )
+        .elsewhere(&["migrate", "release", "release_command", "pre_deploy"]),
     ],
 };
 

@@ -20,7 +20,7 @@ mod tree;
 mod words;
 mod yaml;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::env::VarRef;
 use super::names::{ImageName, NodeName, StackName};
@@ -41,6 +41,9 @@ pub use words::link_variable;
 
 /// Longest comment, in bytes: it is shown in one line.
 const COMMENT_BYTES_MAX: usize = 500;
+
+/// Stacks that one may require.
+const REQUIRE_MAX: usize = 64;
 
 impl VikingFile {
     /// Parses a whole file; errors call it `file_name`.
@@ -63,7 +66,7 @@ impl VikingFile {
                 node: &root,
             },
         )?;
-        let (stack, comment) = identity(&fields.need("viking")?)?;
+        let (stack, comment, require) = identity(&fields.need("viking")?)?;
         let build = match fields.get("build") {
             Some(field) => build::read(&field)?,
             None => Vec::new(),
@@ -76,6 +79,7 @@ impl VikingFile {
         Ok(Self {
             stack,
             comment,
+            require,
             build,
             deploy: drafts.into_iter().map(|draft| draft.node).collect(),
         })
@@ -109,15 +113,21 @@ pub(crate) fn read_strictly<T>(
     whole().map_err(|error: Error| error.in_file(file_name, &decoded))
 }
 
-fn identity(field: &Field<'_>) -> Result<(StackName, Option<String>), Error> {
+type Identity = (StackName, Option<String>, BTreeSet<StackName>);
+
+fn identity(field: &Field<'_>) -> Result<Identity, Error> {
     let fields = Fields::read(&keys::VIKING, field)?;
     let name = fields.need("name")?;
     let stack = name.parsed(StackName::parse, &[])?;
     if stack == StackName::core() {
         return Err(name.wrong("\"core\" is reserved for viking's own stack"));
     }
+    let require = match fields.get("require") {
+        Some(field) => require(&field, &stack)?,
+        None => BTreeSet::new(),
+    };
     let Some(comment) = fields.get("comment") else {
-        return Ok((stack, None));
+        return Ok((stack, None, require));
     };
     let text = comment
         .long_text()?
@@ -129,7 +139,21 @@ fn identity(field: &Field<'_>) -> Result<(StackName, Option<String>), Error> {
             .wrong("the comment is too long")
             .with_allowed([format!("at most {COMMENT_BYTES_MAX} bytes")]));
     }
-    Ok((stack, Some(text).filter(|text| !text.is_empty())))
+    Ok((stack, Some(text).filter(|text| !text.is_empty()), require))
+}
+
+fn require(field: &Field<'_>, own: &StackName) -> Result<BTreeSet<StackName>, Error> {
+    let mut required = BTreeSet::new();
+    for item in field.one_or_many(REQUIRE_MAX)? {
+        let stack = item.parsed(StackName::parse, &["names of stacks"])?;
+        if stack == *own {
+            return Err(item.wrong("a stack cannot require itself"));
+        }
+        if !required.insert(stack) {
+            return Err(item.wrong("the stack is given twice"));
+        }
+    }
+    Ok(required)
 }
 
 /// A whole `viking.yml`.
@@ -139,6 +163,8 @@ pub struct VikingFile {
     pub stack: StackName,
     /// For people.
     pub comment: Option<String>,
+    /// Stacks that must be live before a release of this one is staged.
+    pub require: BTreeSet<StackName>,
     /// Images, in file order.
     pub build: Vec<BuildEntry>,
     /// Nodes, in file order.
@@ -216,4 +242,6 @@ pub struct DeployNode {
     pub service: bool,
     /// Pinned without a volume.
     pub fixed: bool,
+    /// Command in exec form, run once on the new image before a release that changes the node starts.
+    pub before_release: Option<Vec<String>>,
 }

@@ -122,7 +122,7 @@ pub(super) fn link(text: &str, own: &StackName) -> Result<LinkTarget, String> {
     }
     Ok(LinkTarget {
         stack: stack.filter(|stack| stack != own),
-        node: NodeName::parse(node).map_err(|e| e.to_string())?,
+        node: NodeName::declared(node).map_err(|e| e.to_string())?,
     })
 }
 

@@ -96,6 +96,8 @@ fn release(text: &str, digest: &str) -> Release {
         external: BTreeMap::new(),
         nodes: BTreeMap::new(),
         stages_ms: Vec::new(),
+        before: Default::default(),
+        require: Default::default(),
         again: None,
     }
 }
@@ -171,6 +173,7 @@ fn state(instance: i64, state: JobState) -> StateRecord {
         address: None,
         published: vec![],
         reason: String::new(),
+        exit: None,
         log_tail: vec![],
         drift: vec![],
     }

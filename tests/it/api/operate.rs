@@ -222,3 +222,22 @@ async fn unknown_stacks_and_vikings_own_are_refused() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_stack_that_others_require_is_not_removed_from_under_them() {
+    let scene = Scene::start().await;
+    let mut sagas = scene.release(TAG).await;
+    sagas["stack"] = json!("sagas");
+    sagas["require"] = json!(["shop"]);
+    scene.put(&format!("/release/sagas/{TAG}"), &sagas).await;
+    let pointer =
+        |removing: bool| json!({ "v": 1, "live": TAG, "phase": "live", "removing": removing });
+    scene.put("/release/sagas", &pointer(false)).await;
+    let remove = || scene.ask(Method::DELETE, "/v1/stack/shop?confirm=shop");
+    let refused = check_error(remove().send().await.unwrap(), StatusCode::CONFLICT).await;
+    let error = refused["error"].as_str().unwrap();
+    assert_eq!(error, "shop is required by what is live of sagas");
+    // Once that is on its way out it needs nothing any more.
+    scene.put("/release/sagas", &pointer(true)).await;
+    assert_eq!(remove().send().await.unwrap().status(), StatusCode::OK);
+}

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use viking::clock::now_ms;
 use viking::leader;
 use viking::model::names::{StackName, Tag};
-use viking::model::release::{Commit, Phase, RunId};
+use viking::model::release::{Commit, RunId};
 use viking::model::spec::ImageRef;
 use viking::model::vikingfile::VikingFile;
 use viking::model::world::{StackWorld, World};
@@ -195,13 +195,7 @@ pub(super) async fn stage(
     })?;
     squeeze(world, &mut release);
     let mut pointer = stack.map(|stack| stack.pointer.clone()).unwrap_or_default();
-    pointer.v = 1;
-    pointer.staged = Some(release.tag.clone());
-    pointer.phase = Phase::Staging;
-    pointer.since_ms = world.now_ms;
-    pointer.run = Some(release.run.clone());
-    pointer.cut.clear();
-    pointer.reason = String::new();
+    pointer.stage(&release, world.now_ms);
     let revision = stack.map_or(0, |stack| stack.pointer_revision);
     let outcome = tables
         .stage(

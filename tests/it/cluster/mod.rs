@@ -7,6 +7,7 @@
     reason = "what fails in the harness fails the test"
 )]
 
+mod before;
 mod client;
 mod copies;
 mod faulty;
@@ -22,6 +23,7 @@ mod foretold;
 mod leadership;
 mod operate;
 mod releases;
+mod require;
 mod restart;
 mod rollback;
 mod room;
@@ -272,6 +274,8 @@ impl Cluster {
     /// A commit with this `viking.yml`; answers its tag. What a container does is its command's
     /// first word: `crash`, `never` (healthy), `absent` (cannot be started), `slow`, `stubborn`,
     /// `fades` (healthy at first).
+    /// first word: `crash`, `never` (healthy), `absent` (cannot be started), `slow`, `stubborn`; `migrate`
+    /// and `long` end well, `bad` does not.
     async fn push(&mut self, yaml: &str) -> Tag {
         self.commits += 1;
         let id = format!(
@@ -292,7 +296,9 @@ impl Cluster {
                 let name = text.split(':').next().unwrap_or(text).to_owned();
                 external.insert(text.clone(), ImageRef::External { name, digest });
             }
-            self.script(&node.settings.run.clone().unwrap_or_default().join(" "));
+            for command in [&node.settings.run, &node.before_release] {
+                self.script(&command.clone().unwrap_or_default().join(" "));
+            }
         }
         self.add(&file.stack).await;
         let tag = Tag::of_commit(id, nth).unwrap();
@@ -321,6 +327,9 @@ impl Cluster {
             Some("fades") => Behaviour::HealthyUntil(s(1)),
             Some("slow") => Behaviour::HealthyAfter(s(5)),
             Some("stubborn") => Behaviour::IgnoresStop,
+            Some("migrate") => Behaviour::ExitsAfter(s(1), 0),
+            Some("long") => Behaviour::ExitsAfter(s(30), 0),
+            Some("bad") => Behaviour::ExitsAfter(s(1), 3),
             _ => return,
         };
         for host in &self.hosts {

@@ -165,7 +165,7 @@ impl Walk {
         self.cluster.hosts[n].link.garble(seed);
     }
 
-    /// A commit of one to three nodes, linked, some with data.
+    /// A commit of one to three nodes, linked, some with data; half of them run something first.
     async fn push(&mut self, bad: bool) {
         self.version += 1;
         let rng = &mut self.rng;
@@ -178,15 +178,22 @@ impl Walk {
         let (web, db) = (run("web", true), run("db", self.version.is_multiple_of(3)));
         let cache = run("cache", self.version.is_multiple_of(4));
         let mut commands = [web, db, cache];
+        let mut first = rng.bool().then_some("migrate");
         if bad {
             let word = ["crash", "never", "absent"][rng.usize(0..3)];
-            commands[rng.usize(0..3)] = format!("{word} {}", self.version);
+            match commands.get_mut(rng.usize(0..4)) {
+                Some(command) => *command = format!("{word} {}", self.version),
+                None => first = Some("bad"),
+            }
         }
+        let first = first.map_or_else(String::new, |word| {
+            format!(", before_release: {word} {}", self.version)
+        });
         let [web, db, cache] = commands;
         let (scale, copies) = (rng.u32(1..4), rng.u32(1..3));
         let yaml = format!(
             "viking: {{name: shop}}\ndeploy:\n  \
-             web: {{image: web, run: {web}, expose: [80], scale: {scale}, link: [db, cache]}}\n  \
+             web: {{image: web, run: {web}, expose: [80], scale: {scale}, link: [db, cache]{first}}}\n  \
              db: {{image: db, run: {db}, expose: [5432], volume: [/data], scale: {copies}}}\n  \
              cache: {{image: cache, run: {cache}, expose: [6379], service: true}}\n"
         );

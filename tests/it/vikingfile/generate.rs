@@ -24,10 +24,16 @@ pub(super) fn files() -> impl Strategy<Value = VikingFile> {
     let build = collection::btree_map(NAME, builds(), 0..4);
     let deploy = collection::btree_map(NAME, nodes(), 0..5);
     let comment = option::of("[a-zé0-9:#'\" -]{1,20}".prop_map(|text| tidy(&text)));
-    (NAME, comment, build, deploy)
-        .prop_map(|(stack, comment, build, deploy)| VikingFile {
+    // Stacks have at most nine letters, so these are always others.
+    let require = collection::btree_set("other-stack-[a-z]", 0..3);
+    (NAME, comment, require, build, deploy)
+        .prop_map(|(stack, comment, require, build, deploy)| VikingFile {
             stack: StackName::parse(&stack).expect("generated to be a name"),
             comment: comment.filter(|text| !text.is_empty()),
+            require: require
+                .iter()
+                .map(|name| StackName::parse(name).expect("generated to be a name"))
+                .collect(),
             build: build
                 .into_iter()
                 .map(|(name, entry)| named_image(&name, entry))
@@ -140,6 +146,7 @@ fn blank(kind: NodeKind) -> DeployNode {
         stop: StopPolicy::default(),
         service: false,
         fixed: false,
+        before_release: None,
     }
 }
 
@@ -156,7 +163,10 @@ fn containers() -> impl Strategy<Value = DeployNode> {
         0..3_600_000_u64,
     );
     (
-        settings(),
+        (
+            settings(),
+            option::of(collection::vec("[a-z][ -~]{0,6}", 1..4)),
+        ),
         0..=1000_u32,
         domains(),
         filters(),
@@ -165,8 +175,10 @@ fn containers() -> impl Strategy<Value = DeployNode> {
         images(),
     )
         .prop_map(
-            |(settings, scale, domains, filter, (spread_required, service, fixed), stop, image)| {
+            |((settings, before), scale, domains, filter, flags, stop, image)| {
+                let (spread_required, service, fixed) = flags;
                 DeployNode {
+                    before_release: before.filter(|_| !service),
                     settings,
                     scale,
                     domains,

@@ -22,6 +22,10 @@ pub(super) fn yaml(file: &VikingFile, seed: u64) -> String {
         writer.text.truncate(writer.text.len() - 2);
         writer.line(0, &format!(", comment: {}}}", quoted(comment)));
     }
+    if !file.require.is_empty() {
+        writer.text.truncate(writer.text.len() - 2);
+        writer.line(0, &format!(", require: {}}}", list(&file.require)));
+    }
     writer.line(
         0,
         if file.build.is_empty() {
@@ -104,6 +108,9 @@ impl Writer {
         } else {
             self.container(node);
             self.settings(&node.settings);
+            if let Some(before) = &node.before_release {
+                self.line(4, &format!("before_release: {}", list(before)));
+            }
         }
         if !node.domains.is_empty() {
             let key = self.either("domains", "route");

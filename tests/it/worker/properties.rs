@@ -95,6 +95,7 @@ fn desired(seed: &Seed) -> Desired {
         hold: seed.hold,
         spec_hash: spec.hash(),
         exclusive: spec.exclusive(),
+        once: false,
         stop: StopPolicy::default(),
         network: network::name(CLUSTER, &job.stack),
         mounts: mounts.into_iter().map(|v| (v.name, v.path)).collect(),

@@ -254,6 +254,8 @@ impl Rig {
             external: BTreeMap::new(),
             nodes: nodes.collect(),
             stages_ms: Vec::new(),
+            before: Default::default(),
+            require: Default::default(),
             again: None,
         };
         let value = serde_json::to_vec(&release).expect("json");
