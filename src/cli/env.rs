@@ -23,13 +23,13 @@ Examples:
   viking env set production LOG_LEVEL=debug
   viking env set production DB_PASSWORD < password.txt
   pwgen 32 1 | viking env set production DB_PASSWORD -
-A node names it in viking.yml:  env: {DB_PASSWORD: _production:DB_PASSWORD}
-A value after = can be seen in the shell's history and in the list of processes; stdin cannot. Of what
-comes from stdin one line end at the end is left out. At most 64 KiB, no NUL.
-Each time it gets a version of its own, also with the same value. Every stack whose live release names
-it makes a release with it, without a build: only the nodes that name it get new containers, the old
-ones stop when those are healthy, and go on if they do not get healthy. Services are not restarted:
-`viking restart STACK/NODE` takes it. A commit that waits for the variable goes on.")]
+A node names it in viking.yml:  env: {DB_PASSWORD: \"_production:DB_PASSWORD\"}
+A value after = can be seen in the shell's history and in the list of processes; stdin cannot.
+Of what comes from stdin one line end at the end is left out. At most 64 KiB, no NUL.
+Each time it gets a version of its own, also with the same value. Every stack whose live release
+names it makes a release with it, without a build: only the nodes that name it get new containers;
+the old ones stop when those are healthy, and go on if they do not get healthy. Services are not
+restarted: `viking restart STACK/NODE` takes it. A commit that waits for the variable goes on.")]
     Set(SetArgs),
     /// Take a variable away; refused while a release that is live or on its way names it
     Unset(UnsetArgs),
