@@ -70,10 +70,9 @@ fn log_to_stderr(cli: &Cli) {
     }
 }
 
-/// Whatever people ask for: the client of Docker logs each request whole below `info`, the environment
-/// of containers included.
+/// Whatever people ask for.
 fn discreet(filter: EnvFilter) -> EnvFilter {
-    ["bollard=info", "bollard::docker=info"]
+    viking::docker::LOG_AT_MOST
         .iter()
         .filter_map(|directive| directive.parse().ok())
         .fold(filter, EnvFilter::add_directive)

@@ -18,6 +18,10 @@ use tokio::sync::mpsc;
 
 use crate::model::spec::{HealthCheck, Proto};
 
+/// What must be said to the log whatever people ask for: below this, the client of the engine logs each
+/// request whole, the environment of containers included.
+pub const LOG_AT_MOST: [&str; 2] = ["bollard=info", "bollard::docker=info"];
+
 /// Labels viking puts on what it makes.
 pub mod label {
     /// Cluster id: what lacks ours is never touched.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::wanted::{Wanted, hands_over, healthy, own_links};
 use crate::model::job::{JobKey, StateRecord};
 use crate::model::names::{HostName, NodeName};
-use crate::model::release::Release;
+use crate::model::release::{Release, ReleaseNode};
 use crate::model::world::{StackWorld, World};
 
 /// The job that a node of the staged release waits for, if it is not among those that start ahead.
@@ -80,7 +80,7 @@ pub fn all_healthy(world: &World, stack: &StackWorld, node: &NodeName) -> bool {
     let Some(staged) = stack.staged() else {
         return false;
     };
-    let slots = staged.nodes.get(node).map_or(0, |node| node.slots());
+    let slots = staged.nodes.get(node).map_or(0, ReleaseNode::slots);
     let mut jobs = (0..slots).filter_map(|slot| staged.job(node, slot));
     jobs.all(|job| healthy(world, &job))
 }

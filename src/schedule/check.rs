@@ -195,7 +195,9 @@ fn first_things_first(case: &Case<'_>) -> Vec<Complaint> {
     let Case { world, plan, .. } = case;
     let staged = case.wanted.iter().filter(|w| w.role == Role::Staged);
     let staged: BTreeSet<&JobKey> = staged.map(|wanted| &wanted.job).collect();
-    let started = plan.start.iter().map(|start| &start.job);
+    // What moves has started already.
+    let started = plan.start.iter().filter(|start| !start.beside);
+    let started = started.map(|start| &start.job);
     let started = started.filter(|job| staged.contains(job) && !job.node.is_before());
     started
         .filter_map(|job| {

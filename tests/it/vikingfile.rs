@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 use viking::model::release::NodeKind;
 use viking::model::vikingfile::{
-    DeployNode, DockerfileSource, FILE_BYTES_MAX, ImageText, VikingFile, known_keys,
+    DeployNode, DockerfileSource, Error, FILE_BYTES_MAX, ImageText, VikingFile, known_keys,
 };
 
 const EXAMPLE: &[u8] = include_bytes!("data/viking-0.5.3.yml");
@@ -66,7 +66,7 @@ fn settings(file: &VikingFile) -> Vec<serde_json::Value> {
 fn node(lines: &str) -> Result<DeployNode, String> {
     let text = format!("viking: {{name: s}}\ndeploy:\n  web:\n    image: x\n    {lines}\n");
     let parsed = VikingFile::parse("viking.yml", text.as_bytes());
-    let mut file = parsed.map_err(|error| error.one_line())?;
+    let mut file = parsed.map_err(|error| Error::one_line(&error))?;
     Ok(file.deploy.remove(0))
 }
 

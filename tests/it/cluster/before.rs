@@ -5,7 +5,7 @@ use viking::api::status::status;
 use viking::docker::fake::Behaviour;
 use viking::docker::{Container, label};
 use viking::model::history::{ChangeKind, RunEnd};
-use viking::model::job::{JobKey, JobState};
+use viking::model::job::{JobKey, JobState, StateRecord};
 use viking::model::names::{HostName, NodeName, Tag};
 use viking::model::world::World;
 use viking::schedule::why::{Question, why};
@@ -295,7 +295,7 @@ async fn an_end_that_nobody_has_seen_yet_is_found_after_a_restart_of_viking() {
     tokio::time::sleep(s(20)).await;
     assert_eq!(containers(&cluster)[0].exit_code, 0);
     cluster.start_worker(0);
-    let told = |world: &World| world.states.values().any(|state| state.is_done());
+    let told = |world: &World| world.states.values().any(StateRecord::is_done);
     cluster.until("its end is told", s(10), told).await;
     cluster.start_candidate(0);
     cluster.until_live(&tag).await;
