@@ -259,7 +259,11 @@ async fn every_route_of_the_table_answers() {
     // What takes the stack away comes last.
     let taking = |route: &&Route| route.method == "DELETE";
     // These two look at the repository, which is not there: `e2e::plan` has one.
-    let looks = |route: &&Route| ["plan", "apply"].iter().any(|end| route.path.ends_with(end));
+    let looks = |route: &&Route| {
+        ["plan", "apply"]
+            .iter()
+            .any(|end| route.path.ends_with(end))
+    };
     let first = ROUTES
         .iter()
         .filter(|route| !taking(route) && !looks(route));

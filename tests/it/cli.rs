@@ -345,7 +345,7 @@ fn world_and_folder(yaml: &str) -> (tempfile::TempDir, String, String) {
 #[tokio::test]
 async fn what_a_folder_would_do_is_told_without_a_host() {
     let yaml = "viking: {name: shop}\nbuild:\n  page: |\n    FROM scratch\n    ADD index.html /\ndeploy:\n  \
-        db: {image: db, volume: [/data]}\n  web: {image: 'viking:shop/page', scale: 3, link: db, domains: [shop.example]}\n";
+        db: {image: db, volume: [/data], expose: [5432]}\n  web: {image: 'viking:shop/page', scale: 3, link: db, expose: [80], domains: [shop.example]}\n";
     let (dir, world, folder) = world_and_folder(yaml);
     std::fs::write(dir.path().join("shop/index.html"), "hello").unwrap();
     let args = ["sim", "--world", &world, "--commit", &folder];

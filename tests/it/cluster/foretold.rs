@@ -19,7 +19,7 @@ use viking::model::world::World;
 use super::{Cluster, name};
 
 /// Walks, each over a cluster of its own.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 6;
 /// Commits of one walk.
 const COMMITS: u64 = 10;
 
@@ -147,10 +147,17 @@ async fn what_was_foretold_is_what_happens() {
                 bare.collect::<Vec<_>>()
             };
             let (foretold, found) = (but_hosts(&told.jobs), but_hosts(&happened));
-            assert_eq!(foretold, found, "seed {seed}, commit {n}\n{yaml}{:#?}", told.order);
+            assert_eq!(
+                foretold, found,
+                "seed {seed}, commit {n}\n{yaml}{:#?}",
+                told.order
+            );
             let pairs = told.jobs.iter().zip(&happened);
             let swapped = pairs.filter(|(told, is)| told.host != is.host).count();
-            assert!(swapped == 0 || yaml.contains("link"), "seed {seed}, commit {n}\n{yaml}");
+            assert!(
+                swapped == 0 || yaml.contains("link"),
+                "seed {seed}, commit {n}\n{yaml}"
+            );
             (all, elsewhere) = (all + happened.len(), elsewhere + swapped);
             let jobs = after.run.keys().filter(|job| job.stack == name("shop"));
             assert_eq!(
@@ -166,7 +173,7 @@ async fn what_was_foretold_is_what_happens() {
     }
     println!("{changed} commits that changed something, {same} that did not");
     println!("{elsewhere} of {all} jobs came to another host than was foretold");
-    assert!(changed > 50 && elsewhere * 10 < all);
+    assert!(changed > 25 && elsewhere * 10 < all);
 }
 
 #[tokio::test(start_paused = true)]
