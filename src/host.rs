@@ -233,7 +233,8 @@ async fn answer(parts: leader::Parts, mut questions: mpsc::Receiver<Ask>) {
                 }
                 Ask::Plan { stack, word, reply } => {
                     let told = leader::foresee(&parts, &stack, word.as_deref()).await;
-                    reply.send(told.map(Box::new).map_err(words)).ok();
+                    let told = told.map(Box::new).map_err(|error| words(error.into()));
+                    reply.send(told).ok();
                 }
             }
         });

@@ -37,7 +37,7 @@ use crate::store::tables::Tables;
 use crate::sync::Mirrors;
 use crate::wake::{self, Bell, Next, ProgressSink};
 
-pub use foresee::foresee;
+pub use foresee::{Unforeseen, foresee};
 pub use people::{add, see_off};
 
 /// A full look at the list of stacks at least this often.

@@ -41,7 +41,7 @@ restarted: `viking restart STACK/NODE` takes it. A commit that waits for the var
 #[derive(Debug, Args)]
 pub struct SetArgs {
     /// Scope: any name, such as `production` or that of a stack
-    pub scope: ScopeName,
+    pub scope: String,
     /// Variable; without =VALUE the value comes from stdin
     #[arg(value_name = "VAR[=VALUE]")]
     // Not a type of its own: what cannot be parsed would be printed, value and all.
@@ -86,6 +86,12 @@ async fn set(context: &Context, args: &SetArgs) -> Outcome {
         None => (args.var.as_str(), None),
     };
     let hint = "viking env set SCOPE VAR=VALUE, or: viking env set SCOPE VAR < FILE";
+    // The scope was forgotten: without the text, which has the value in it.
+    if args.scope.contains('=') {
+        return Err(Failure::usage("the first word is the scope", hint));
+    }
+    let scope = ScopeName::parse(&args.scope);
+    let scope = scope.map_err(|error| Failure::usage(error.to_string(), hint))?;
     let var = VarName::parse(var).map_err(|error| Failure::usage(error.to_string(), hint))?;
     let value = match (value, args.stdin.as_deref()) {
         (Some(value), None) => value,
@@ -97,7 +103,7 @@ async fn set(context: &Context, args: &SetArgs) -> Outcome {
         }
     };
     let value = SecretValue::parse(value).map_err(|error| Failure::usage(error, hint))?;
-    let path = format!("/v1/env/{}/{var}", args.scope);
+    let path = format!("/v1/env/{scope}/{var}");
     let changed: VariableChanged = context.client.post(&path, &SetVariable { value }).await?;
     say(context, &changed)
 }

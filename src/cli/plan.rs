@@ -42,11 +42,11 @@ pub(crate) async fn plan(context: &Context, args: &PlanArgs) -> Outcome {
         told => told?,
     };
     print(context, &told)?;
-    if told.commit.at_ms != 0 && told.refused.is_empty() && told.changes() {
-        let digest = &told.digest;
-        context
-            .print
-            .remark(&format!("to do this: viking apply --plan {digest}"));
+    if told.commit.at_ms != 0 && args.what.is_none() && told.refused.is_empty() && told.changes() {
+        let (stack, digest) = (&told.stack, &told.digest);
+        context.print.remark(&format!(
+            "once {stack} is suspended, exactly this is done by: viking apply --plan {digest}"
+        ));
     }
     Ok(
         match (args.exit_code, told.refused.is_empty(), told.changes()) {

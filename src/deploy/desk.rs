@@ -157,6 +157,8 @@ pub struct Desk {
     pub engine_down: bool,
     /// When everything was last listed, Unix milliseconds.
     pub listed_ms: u64,
+    /// Jobs that run once and ended well, by the engine id of the container that did.
+    pub ended_well: BTreeMap<JobKey, String>,
     /// Whether this is the first pass.
     pub fresh: bool,
 }
@@ -309,6 +311,7 @@ impl Desk {
         Memory {
             own_faults: own_faults.map(|(job, _)| job.clone()).collect(),
             killed: self.view.killed().cloned().collect(),
+            ended_well: self.ended_well(),
             next_try_ms,
             next_stop_ms: stuck.map(|(name, (_, at))| (name.clone(), *at)).collect(),
             sick: self.sick.clone(),
@@ -317,6 +320,18 @@ impl Desk {
                 .map(|(name, busy)| (name.clone(), busy.holding.clone()))
                 .collect(),
         }
+    }
+
+    /// Jobs that run once and were seen to end well: by this process, or by one before it that told so.
+    fn ended_well(&self) -> BTreeSet<JobKey> {
+        let seen = self.view.containers().filter(|observed| {
+            let id = self.ended_well.get(&observed.job);
+            id == Some(&observed.container.id)
+        });
+        let seen = seen.map(|observed| observed.job.clone());
+        let states = self.assigned.iter().flat_map(|assigned| &assigned.states);
+        let told = states.filter(|(_, state)| state.is_done());
+        seen.chain(told.map(|(job, _)| job.clone())).collect()
     }
 
     /// Containers that ended since the last pass: a crash is examined and counted.
@@ -334,6 +349,10 @@ impl Desk {
             };
             let container = &observed.container;
             let done = desired.once && container.exit_code == 0;
+            if done && how == Ended::Crashed {
+                // Of itself, with the engine up and nobody's hand in it.
+                self.ended_well.insert(job.clone(), container.id.clone());
+            }
             if how == Ended::Crashed && !desired.hold && !done {
                 self.runs.explain(&container.id);
                 let failure =

@@ -19,6 +19,8 @@ pub struct Memory {
     pub own_faults: BTreeSet<JobKey>,
     /// Container names that somebody sent a signal to lately.
     pub killed: BTreeSet<String>,
+    /// Jobs that run once and whose containers were seen to end well by themselves.
+    pub ended_well: BTreeSet<JobKey>,
     /// Engine ids of running containers that do not work: to be stopped and started again.
     pub sick: BTreeSet<String>,
     /// Engine ids of containers the engine could not set right: to be made anew.
@@ -301,11 +303,12 @@ fn decide(
 }
 
 /// Whether what runs once is at its end. What somebody stopped is not, whatever its exit code, nor what
-/// ended with its engine: it runs again.
+/// ended with its engine or while nobody looked: many processes exit with 0 when they are told to stop,
+/// half done. It runs again.
 fn has_ended(desired: &Desired, mine: Option<&Observed>, memory: &Memory) -> bool {
     let well = mine.map(|mine| &mine.container).is_some_and(|container| {
         let exited = container.state == RunState::Exited && container.exit_code == 0;
-        exited && !memory.killed.contains(&container.name)
+        exited && memory.ended_well.contains(&desired.job)
     });
     well || (memory.own_faults.contains(&desired.job) && !mine.is_some_and(Observed::occupies))
 }

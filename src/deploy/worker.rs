@@ -146,6 +146,7 @@ fn desk(
         counters: BTreeMap::new(),
         busy: BTreeMap::new(),
         sick: BTreeSet::new(),
+        ended_well: BTreeMap::new(),
         beyond_repair: BTreeSet::new(),
         removed: BTreeSet::new(),
         pauses: BTreeMap::new(),

@@ -231,7 +231,7 @@ impl Follower {
     }
 
     /// Deletes the requests in the same transaction that shows they were obeyed.
-    async fn obey(&self, asked: &[String]) -> anyhow::Result<()> {
+    pub(super) async fn obey(&self, asked: &[String]) -> anyhow::Result<()> {
         for some in asked.chunks(OBEY_AT_ONCE) {
             let ops = some
                 .iter()

@@ -2,6 +2,7 @@
 //! of any host, and by a follower before it applies a plan. Writes nothing.
 
 use anyhow::Context as _;
+use tokio::sync::Semaphore;
 
 use super::Parts;
 use super::people::file_of;
@@ -10,6 +11,33 @@ use crate::foretell::{Draft, foretell};
 use crate::model::foretold::Foretold;
 use crate::model::names::StackName;
 use crate::schedule::losses;
+
+/// Plans that are made at once: one of a large cluster takes a core for seconds, and goes on when who
+/// asked has hung up.
+static PLACES: Semaphore = Semaphore::const_new(1);
+
+/// Why it cannot be told what a commit would do.
+pub enum Unforeseen {
+    /// Its `viking.yml` says nothing that can be read; in words.
+    Commit(String),
+    /// A fault from outside: store, remote, disk.
+    Outside(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Unforeseen {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Outside(error)
+    }
+}
+
+impl From<Unforeseen> for anyhow::Error {
+    fn from(unforeseen: Unforeseen) -> Self {
+        match unforeseen {
+            Unforeseen::Commit(why) => Self::msg(why),
+            Unforeseen::Outside(error) => error,
+        }
+    }
+}
 
 /// Foretells what a commit would do; without `word` the newest one of what the stack follows, else that of
 /// a branch, or one by the beginning of its id.
@@ -20,7 +48,7 @@ pub async fn foresee(
     parts: &Parts,
     name: &StackName,
     word: Option<&str>,
-) -> anyhow::Result<Foretold> {
+) -> Result<Foretold, Unforeseen> {
     let world = parts.tables.world(now_ms()).await;
     let mut world = world.context("reading the store")?;
     world.lost = losses::noted(&world);
@@ -28,9 +56,14 @@ pub async fn foresee(
     let source = stack.and_then(|stack| stack.source.clone());
     let source = source.with_context(|| format!("no repository is followed as {name}"))?;
     let mirrors = &parts.mirrors;
-    let id = mirrors.find(&source, word).await?;
-    let commit = mirrors.commit(&source, &id).await?;
-    let tree = mirrors.tree(&source, &id).await?;
+    let outside = |error| Unforeseen::Outside(anyhow::Error::new(error));
+    let id = mirrors.find(&source, word).await.map_err(outside)?;
+    let commit = mirrors.commit(&source, &id).await.map_err(outside)?;
+    let tree = mirrors.tree(&source, &id).await;
+    let tree = tree.map_err(|error| match error.is_commits_fault() {
+        true => Unforeseen::Commit(error.to_string()),
+        false => outside(error),
+    })?;
     let live = stack.and_then(|stack| stack.live());
     let before = match live {
         // A shallow mirror need not have it: then changed files are not named.
@@ -49,6 +82,10 @@ pub async fn foresee(
         };
         foretell(&world, &draft)
     };
-    let told = tokio::task::spawn_blocking(work).await?;
-    told.map_err(anyhow::Error::msg)
+    let place = PLACES.acquire().await.expect("never closed");
+    let told = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        work()
+    });
+    told.await.context("planning")?.map_err(Unforeseen::Commit)
 }

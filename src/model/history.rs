@@ -124,10 +124,14 @@ pub struct RunRecord {
 
 impl RunRecord {
     /// Whether it brought what people go back to: it went live, and was not what was live before with
-    /// a node anew.
+    /// a node anew or with other versions of variables.
     #[must_use]
     pub fn is_new_live(&self) -> bool {
-        self.end == RunEnd::Live && !matches!(self.again, Some(Again::Restart { .. }))
+        self.end == RunEnd::Live
+            && !matches!(
+                self.again,
+                Some(Again::Restart { .. } | Again::Variables { .. })
+            )
     }
 }
 

@@ -13,7 +13,7 @@ use crate::model::release::Release;
 use crate::model::world::World;
 
 /// Turns after which a release that is not live is left alone: one slot of an exclusive node takes two.
-const TURNS_MAX: usize = 2_000;
+const TURNS_MAX: usize = 500;
 
 /// What happened, in order, and what it came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -167,6 +167,12 @@ pub fn last_before(name: &StackName, stack: &StackWorld, lived: &[Tag]) -> Resul
         );
         return refuse(why, hint);
     }
+    if let Some(Again::Variables { of, .. }) = &live.again
+        && known(stack, lived).contains(of)
+    {
+        // The same commit with the values from before.
+        return Ok(of.clone());
+    }
     let same = &root(stack, live).tag;
     let before = known(stack, lived).into_iter().find(|tag| {
         let release = stack.releases.get(tag);

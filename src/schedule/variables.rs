@@ -92,6 +92,16 @@ pub fn renew(world: &World, name: &StackName, run: RunId) -> Option<Ready> {
         made.tag.clone_from(&release.tag);
         *node = settle(name, made, spec, live.nodes.get(name), &mut procs);
     }
+    // What runs before a node is made from the same, and so runs before it is.
+    for (name, job) in &mut release.before {
+        let at = (name.clone(), job.tag.clone());
+        let Some(spec) = stack.procs.get(&at).and_then(|spec| with(spec, &take)) else {
+            continue;
+        };
+        job.spec_hash = spec.hash();
+        job.tag.clone_from(&release.tag);
+        procs.insert((name.clone(), job.tag.clone()), spec);
+    }
     squeeze(world, &mut release);
     let mut pointer = stack.pointer.clone();
     pointer.stage(&release, world.now_ms);

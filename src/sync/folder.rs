@@ -47,7 +47,8 @@ pub fn read(folder: &Path) -> Result<(Commit, Tree), Error> {
     let Tree { entries, blobs } = tree::read(made.path().to_owned(), &shown, &id, path)?;
     let commit = Commit {
         id,
-        subject: format!("the files of {}", said(&shown)),
+        // The same wherever a folder lies: the plan's digest has it in it.
+        subject: format!("the files of {}", said(&named(&folder))),
         author: AUTHOR.to_owned(),
         at_ms: 0,
     };
@@ -70,7 +71,7 @@ fn commit(
     let wanted = if path.is_empty() { "*" } else { path };
     let mut weigh = |path: &Path, _: &[u8]| i32::from(!weighed.add(path)).saturating_neg();
     let added = index.add_all([wanted], IndexAddOption::DEFAULT, Some(&mut weigh));
-    if let Some(refused) = weighed.refused {
+    if let Some(refused) = weighed.refused.take() {
         return Ok(Err(refused));
     }
     added?;
@@ -89,8 +90,14 @@ fn commit(
             .symlink_metadata()
             .is_ok_and(|found| !found.is_dir());
         if known.starts_with(path) && there && index.get_path(known, 0).is_none() {
+            if !weighed.add(known) {
+                break;
+            }
             index.add_path(known)?;
         }
+    }
+    if let Some(refused) = weighed.refused {
+        return Ok(Err(refused));
     }
     let tree = repository.find_tree(index.write_tree()?)?;
     let who = Signature::new(AUTHOR, AUTHOR, &Time::new(0, 0))?;
@@ -144,6 +151,11 @@ impl<'a> Weighed<'a> {
         });
         false
     }
+}
+
+fn named(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or(folder.as_os_str());
+    name.to_string_lossy().into_owned()
 }
 
 fn unreadable(folder: &Path, why: &impl std::fmt::Display) -> Error {

@@ -18,7 +18,7 @@ async fn suspended() -> (Followed, String) {
 
 async fn plan(followed: &Followed) -> Foretold {
     let told = leader::foresee(&followed.parts(), &name("shop"), None).await;
-    told.unwrap()
+    told.map_err(anyhow::Error::from).unwrap()
 }
 
 async fn until_forgotten(followed: &Followed) {
@@ -89,6 +89,39 @@ async fn a_plan_is_refused_when_the_world_has_moved() {
         .ask_about("apply", &plan(&followed).await.digest)
         .await;
     followed.until_live(&second).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_waits_gives_way_to_the_plan_of_its_fix() {
+    let (followed, _) = suspended().await;
+    followed.push(&super::source::waiting("v2"));
+    let waits = plan(&followed).await;
+    assert!(waits.waits_for.contains("other"), "{}", waits.waits_for);
+    followed.ask_about("apply", &waits.digest).await;
+    followed
+        .until("it is held up", super::source::is_held_up)
+        .await;
+    let fixed = followed.push(&web("v3"));
+    followed
+        .ask_about("apply", &plan(&followed).await.digest)
+        .await;
+    followed.until_live(&fixed).await;
+    until_forgotten(&followed).await;
+    followed
+        .until("nothing is built", |pointer| pointer.building.is_none())
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_is_refused_when_the_newest_commit_cannot_be_read() {
+    let (followed, first) = suspended().await;
+    followed.push(&web("v2"));
+    let told = plan(&followed).await;
+    followed.push("nonsense");
+    followed.ask_about("apply", &told.digest).await;
+    until_forgotten(&followed).await;
+    followed.stays(&first).await;
+    assert_eq!(refusals(&followed).await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -282,7 +282,7 @@ async fn wherever_a_leader_is_lost_it_runs_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_that_nobody_has_seen_yet_is_found_after_a_restart_of_viking() {
+async fn an_end_that_nobody_has_seen_is_not_believed_and_it_runs_again() {
     let mut cluster = Cluster::start(1).await;
     let tag = cluster.push(SMALL).await;
     until_it_runs(&cluster, &tag).await;
@@ -296,7 +296,26 @@ async fn an_end_that_nobody_has_seen_yet_is_found_after_a_restart_of_viking() {
     assert_eq!(containers(&cluster)[0].exit_code, 0);
     cluster.start_worker(0);
     let told = |world: &World| world.states.values().any(StateRecord::is_done);
-    cluster.until("its end is told", s(10), told).await;
+    cluster.until("its end is told", s(30), told).await;
+    cluster.start_candidate(0);
+    cluster.until_live(&tag).await;
+    assert_eq!(cluster.calls("start"), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_was_told_before_viking_was_restarted_counts() {
+    let mut cluster = Cluster::start(1).await;
+    let tag = cluster.push(SMALL).await;
+    until_it_runs(&cluster, &tag).await;
+    for (stop, task) in cluster.candidates.drain(..) {
+        stop.cancel();
+        task.await.unwrap();
+    }
+    let told = |world: &World| world.states.values().any(StateRecord::is_done);
+    cluster.until("its end is told", s(30), told).await;
+    cluster.kill_worker(0).await;
+    cluster.start_worker(0);
+    tokio::time::sleep(s(20)).await;
     cluster.start_candidate(0);
     cluster.until_live(&tag).await;
     assert_eq!(cluster.calls("start"), 2);
