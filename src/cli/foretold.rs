@@ -107,7 +107,7 @@ fn remarks(told: &Foretold, node: &NodeFate) -> String {
     }
     match node.downtime {
         Downtime::None if node.what == ChangeKind::Changed => {
-            remarks.push("no downtime".to_owned())
+            remarks.push("no downtime".to_owned());
         }
         Downtime::None => {}
         Downtime::StopFirst => {

@@ -45,7 +45,7 @@ impl Follower {
         match refused {
             Some(why) => {
                 self.drop_plan(memory, stack, id, &request.about, &why)
-                    .await?
+                    .await?;
             }
             None => {
                 memory.applies = None;

@@ -232,7 +232,8 @@ impl Stack {
             other_stacks: &|_, _| None,
             before: (!before.is_empty()).then_some(&then),
         };
-        let last = build::foresee(&forecast).unwrap().pop().unwrap();
+        let foreseen = build::foresee(&forecast).expect("it can be foreseen");
+        let last = foreseen.into_iter().last().expect("there is an image");
         match last.fate {
             Fate::Built(why) => Some(why),
             Fate::Reused(_) => None,

@@ -165,9 +165,9 @@ async fn what_was_foretold_is_what_happens() {
                 told.jobs.iter().filter(|job| job.tag.is_some()).count()
             );
             if told.changes() {
-                changed += 1
+                changed += 1;
             } else {
-                same += 1
+                same += 1;
             }
         }
     }
