@@ -170,6 +170,7 @@ async fn leave(
     Ok(accepted_of(name, accepted))
 }
 
-fn refused(refused: Refused) -> ApiError {
+/// The answer to what makes no sense.
+pub(super) fn refused(refused: Refused) -> ApiError {
     ApiError::new(StatusCode::CONFLICT, refused.why, refused.hint)
 }

@@ -9,12 +9,13 @@ use axum::http::StatusCode;
 
 use super::change::{accepted_of, ask, ask_leader, followed};
 use super::error::{Answer, ApiError};
+use super::operate::refused;
 use super::{Ask, Shared};
 use crate::model::foretold::{Foretold, PlanId};
 use crate::model::names::StackName;
 use crate::model::wire::{Accepted, ApplyRequest, PlanRequest};
 use crate::schedule::apply;
-use crate::schedule::order::{self, Refused};
+use crate::schedule::order;
 
 /// Longest branch name or commit id.
 const WORD_BYTES_MAX: usize = 256;
@@ -65,10 +66,9 @@ pub(crate) async fn apply_plan(
     }
     let world = shared.state.world().await?;
     let stack = followed(&world, &name)?;
-    let conflict = |Refused { why, hint }| ApiError::new(StatusCode::CONFLICT, why, hint);
-    apply::can_apply(&name, stack, &plan).map_err(conflict)?;
+    apply::can_apply(&name, stack, &plan).map_err(refused)?;
     let told = foretold(&shared, &name, None).await?;
-    apply::still_so(&plan, &told).map_err(conflict)?;
+    apply::still_so(&plan, &told).map_err(refused)?;
     ask_leader(&shared, &name, "apply", &plan.to_string()).await?;
     let accepted = format!("{} is brought up as planned", order::short(&plan.commit));
     Ok(accepted_of(name, accepted))

@@ -92,18 +92,23 @@ impl Forecast<'_> {
         let inputs = image.inputs(&text);
         let known = self.previous.get(name).map_or(&[][..], Vec::as_slice);
         let own = image.dockerfile.reach();
-        // Whether a base's ONBUILD lines read the context, the engine knows; a record made either way does.
-        for reach in [own.clone(), Reach::everything()] {
-            let context = self.context(image, self.tree, &reach)?;
-            let input = input_hash(&inputs, &context);
-            if let Some(record) = known.iter().find(|record| record.input == input) {
-                return Ok(Fate::Reused(Box::new(record.clone())));
-            }
+        let same = |context: &Context| {
+            let input = input_hash(&inputs, context);
+            let record = known.iter().find(|record| record.input == input);
+            record.map(|record| Fate::Reused(Box::new(record.clone())))
+        };
+        let context = self.context(image, self.tree, own)?;
+        if let Some(reused) = same(&context) {
+            return Ok(reused);
+        }
+        // Whether a base's ONBUILD lines read the context, the engine knows; a record made so does.
+        let everything = self.context(image, self.tree, &Reach::everything())?;
+        if let Some(reused) = same(&everything) {
+            return Ok(reused);
         }
         let Some(last) = known.first() else {
             return Ok(Fate::Built("it was never built".to_owned()));
         };
-        let context = self.context(image, self.tree, own)?;
         let now = made_of(&inputs, &context);
         let mut differs = Vec::new();
         let before = last.made_of.as_ref();

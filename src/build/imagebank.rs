@@ -21,7 +21,7 @@ use crate::docker::{BuildRequest, label};
 use crate::failpoint;
 use crate::model::names::ImageName;
 use crate::model::progress::Stage;
-use crate::model::release::{ImageRecord, MadeOf};
+use crate::model::release::ImageRecord;
 use crate::model::tree::Tree;
 
 /// Longest wait for the engine's answer to a build. The engine ends one that takes too long itself,
@@ -47,8 +47,6 @@ struct Ingredients {
     context: Context,
     /// Their hash.
     input: String,
-    /// The same in parts.
-    made_of: MadeOf,
 }
 
 impl Bank<'_> {
@@ -74,8 +72,7 @@ impl Bank<'_> {
         bases.fetch(&self.told(Stage::Build, name)).await?;
         let reach = bases.reaches(own).swap_remove(0);
         let ingredients = self.ingredients(prepared, resolved, reach).await?;
-        self.make(prepared, &resolved.text, ingredients, &bases)
-            .await
+        self.make(prepared, resolved, ingredients, &bases).await
     }
 
     async fn ingredients(
@@ -88,7 +85,6 @@ impl Bank<'_> {
         let inputs = prepared.inputs(&resolved.hashed);
         Ok(Ingredients {
             input: input_hash(&inputs, &context),
-            made_of: made_of(&inputs, &context),
             context,
         })
     }
@@ -142,19 +138,16 @@ impl Bank<'_> {
     async fn make(
         &self,
         prepared: &Prepared,
-        text: &str,
-        Ingredients {
-            context,
-            input,
-            made_of,
-        }: Ingredients,
+        resolved: &Resolved,
+        Ingredients { context, input }: Ingredients,
         bases: &Bases<'_>,
     ) -> Result<ImageRecord, Error> {
         let image = &prepared.entry.name;
         let repository = repository(self.job.stack, image);
         let place = self.job.places.0.acquire().await.expect("never closed");
         let started = Instant::now();
-        self.run_build(prepared, &repository, text.to_owned(), context)
+        let made_of = made_of(&prepared.inputs(&resolved.hashed), &context);
+        self.run_build(prepared, &repository, resolved.text.clone(), context)
             .await?;
         drop(place);
         let build_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -1,7 +1,7 @@
 //! What a commit would do, as text: for `viking plan`, `viking diff` and `viking sim --commit`. Pure.
 
 use super::output::{Grid, clean};
-use crate::model::foretold::{Downtime, FieldChange, Foretold, JobFate, NodeFate, RouteFate};
+use crate::model::foretold::{Downtime, FieldChange, Foretold, NodeFate};
 use crate::model::history::ChangeKind;
 
 /// How much is shown.
@@ -76,8 +76,7 @@ fn images(told: &Foretold, show: Show) -> Grid {
 
 fn nodes(told: &Foretold, show: Show) -> Grid {
     let mut grid = Grid::new(show.colour);
-    let differs = |node: &&NodeFate| node.what != ChangeKind::Kept || !node.fields.is_empty();
-    for node in told.nodes.iter().filter(|node| show.all || differs(node)) {
+    for node in told.nodes.iter().filter(|node| show.all || node.differs()) {
         grid.row([node.node.to_string(), what(node), remarks(told, node)]);
         for field in &node.fields {
             grid.row([String::new(), format!("  {}", field.field), change(field)]);
@@ -139,8 +138,7 @@ fn change(field: &FieldChange) -> String {
 
 fn jobs(told: &Foretold, show: Show) -> Grid {
     let mut grid = Grid::new(show.colour);
-    let differs = |job: &&JobFate| job.restarts || job.was != job.host;
-    for job in told.jobs.iter().filter(|job| show.all || differs(job)) {
+    for job in told.jobs.iter().filter(|job| show.all || job.differs()) {
         let place = match (&job.was, &job.host) {
             (Some(was), Some(host)) if was == host => format!("on {host}"),
             (Some(was), Some(host)) => format!("{was} → {host}"),
@@ -161,11 +159,10 @@ fn jobs(told: &Foretold, show: Show) -> Grid {
 
 fn routes(told: &Foretold, show: Show) -> Grid {
     let mut grid = Grid::new(show.colour);
-    let differs = |route: &&RouteFate| route.what != ChangeKind::Kept;
     for route in told
         .routes
         .iter()
-        .filter(|route| show.all || differs(route))
+        .filter(|route| show.all || route.differs())
     {
         let what = match route.what {
             ChangeKind::Kept | ChangeKind::First => "kept",

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::Context;
 use super::args::{ApplyArgs, DiffArgs, Output, PlanArgs};
-use super::failure::{Failure, Outcome, USAGE};
+use super::failure::{CANNOT_TELL, Failure, Outcome};
 use super::foretold::{Show, text};
 use super::output::{clean, out};
 use super::sources::say;
-use super::status;
+use super::status::{self, cannot_tell};
 use crate::foretell;
 use crate::model::dump::Dump;
 use crate::model::foretold::Foretold;
@@ -22,9 +22,6 @@ use crate::model::wire::{self, Accepted, ApplyRequest, List, PlanRequest, StackR
 
 /// Exit code when something would change.
 const CHANGES: u8 = 1;
-
-/// Exit code when it would fail, or cannot be told.
-const NOT_TOLD: u8 = 2;
 
 /// What is asked about.
 enum What {
@@ -38,7 +35,7 @@ enum What {
 pub(crate) async fn plan(context: &Context, args: &PlanArgs) -> Outcome {
     let told = told(context, args).await;
     let told = match told {
-        Err(failure) if args.exit_code => return Err(not_told(failure)),
+        Err(failure) if args.exit_code => return Err(cannot_tell(failure)),
         told => told?,
     };
     print(context, &told)?;
@@ -52,7 +49,7 @@ pub(crate) async fn plan(context: &Context, args: &PlanArgs) -> Outcome {
         match (args.exit_code, told.refused.is_empty(), told.changes()) {
             (false, ..) | (true, true, false) => 0,
             (true, true, true) => CHANGES,
-            (true, false, _) => NOT_TOLD,
+            (true, false, _) => CANNOT_TELL,
         },
     )
 }
@@ -152,16 +149,6 @@ pub(super) fn print(context: &Context, told: &Foretold) -> Result<(), Failure> {
     }
 }
 
-fn not_told(failure: Failure) -> Failure {
-    match failure.code {
-        USAGE => failure,
-        _ => Failure {
-            code: NOT_TOLD,
-            ..failure
-        },
-    }
-}
-
 /// Asks that a plan is done.
 pub(crate) async fn apply(context: &Context, args: &ApplyArgs) -> Outcome {
     let path = format!("/v1/stack/{}/apply", args.plan.stack);
@@ -202,7 +189,7 @@ impl Difference {
 
 /// Compares what runs with what is wanted.
 pub(crate) async fn diff(context: &Context, args: &DiffArgs) -> Outcome {
-    let stacks = differences(context, args).await.map_err(not_told)?;
+    let stacks = differences(context, args).await.map_err(cannot_tell)?;
     let differ = stacks.iter().any(Difference::differs);
     match context.print.form {
         Output::Json | Output::Yaml => {

@@ -48,7 +48,7 @@ pub(crate) async fn fetch(
 }
 
 /// No answer is not a bad answer.
-fn cannot_tell(failure: Failure) -> Failure {
+pub(super) fn cannot_tell(failure: Failure) -> Failure {
     match failure.code {
         USAGE => failure,
         _ => Failure {

@@ -310,7 +310,6 @@ impl Desk {
         let stuck = self.stuck.iter();
         Memory {
             own_faults: own_faults.map(|(job, _)| job.clone()).collect(),
-            killed: self.view.killed().cloned().collect(),
             ended_well: self.ended_well(),
             next_try_ms,
             next_stop_ms: stuck.map(|(name, (_, at))| (name.clone(), *at)).collect(),

@@ -17,8 +17,6 @@ pub struct Memory {
     pub next_try_ms: BTreeMap<JobKey, u64>,
     /// Jobs whose last failure was their own.
     pub own_faults: BTreeSet<JobKey>,
-    /// Container names that somebody sent a signal to lately.
-    pub killed: BTreeSet<String>,
     /// Jobs that run once and whose containers were seen to end well by themselves.
     pub ended_well: BTreeSet<JobKey>,
     /// Engine ids of running containers that do not work: to be stopped and started again.

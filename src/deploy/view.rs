@@ -110,11 +110,6 @@ impl View {
         self.killed.contains_key(name)
     }
 
-    /// Names of the containers that somebody sent a signal lately.
-    pub fn killed(&self) -> impl Iterator<Item = &String> {
-        self.killed.keys()
-    }
-
     /// It was started again: whoever ended it before has nothing to do with its next end.
     pub fn pardon(&mut self, name: &str) {
         self.killed.remove(name);

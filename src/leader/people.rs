@@ -4,6 +4,7 @@ use anyhow::bail;
 
 use super::Parts;
 use crate::clock::now_ms;
+pub(super) use crate::foretell::FILE;
 use crate::model::names::CORE_STACK;
 use crate::model::release::Source;
 use crate::model::vikingfile::VikingFile;
@@ -11,9 +12,6 @@ use crate::model::wire::{self, Added};
 use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::tables::{Outcome, Request, Tables};
-
-/// The file every stack is described by.
-pub(super) const FILE: &str = "viking.yml";
 
 /// Where that file is in the source's commits.
 pub(super) fn file_of(source: &Source) -> String {

@@ -139,22 +139,39 @@ pub struct RouteFate {
     pub held_by: Option<StackName>,
 }
 
+impl NodeFate {
+    /// Whether anything of it is other than it was.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        self.what != ChangeKind::Kept || !self.fields.is_empty()
+    }
+}
+
+impl JobFate {
+    /// Whether it moves, or gets another container.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        self.restarts || self.was != self.host
+    }
+}
+
+impl RouteFate {
+    /// Whether it leads elsewhere than it did.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        self.what != ChangeKind::Kept
+    }
+}
+
 impl Foretold {
     /// Whether anything would be other than it is, or that cannot be told yet.
     #[must_use]
     pub fn changes(&self) -> bool {
         let images = self.images.iter().any(|image| image.built);
-        let nodes = self.nodes.iter();
-        let nodes = nodes.filter(|node| node.what != ChangeKind::Kept || !node.fields.is_empty());
-        let jobs = self
-            .jobs
-            .iter()
-            .any(|job| job.restarts || job.was != job.host);
-        let routes = self
-            .routes
-            .iter()
-            .any(|route| route.what != ChangeKind::Kept);
-        images || nodes.count() > 0 || jobs || routes || !self.waits_for.is_empty()
+        let nodes = self.nodes.iter().any(NodeFate::differs);
+        let jobs = self.jobs.iter().any(JobFate::differs);
+        let routes = self.routes.iter().any(RouteFate::differs);
+        images || nodes || jobs || routes || !self.waits_for.is_empty()
     }
 
     /// Puts the digest in, now that all else is said.

@@ -287,10 +287,7 @@ async fn an_end_that_nobody_has_seen_is_not_believed_and_it_runs_again() {
     let tag = cluster.push(SMALL).await;
     until_it_runs(&cluster, &tag).await;
     // Nobody leads, and then nobody even watches.
-    for (stop, task) in cluster.candidates.drain(..) {
-        stop.cancel();
-        task.await.unwrap();
-    }
+    cluster.stop_candidates().await;
     cluster.kill_worker(0).await;
     tokio::time::sleep(s(20)).await;
     assert_eq!(containers(&cluster)[0].exit_code, 0);
@@ -307,10 +304,7 @@ async fn an_end_that_was_told_before_viking_was_restarted_counts() {
     let mut cluster = Cluster::start(1).await;
     let tag = cluster.push(SMALL).await;
     until_it_runs(&cluster, &tag).await;
-    for (stop, task) in cluster.candidates.drain(..) {
-        stop.cancel();
-        task.await.unwrap();
-    }
+    cluster.stop_candidates().await;
     let told = |world: &World| world.states.values().any(StateRecord::is_done);
     cluster.until("its end is told", s(30), told).await;
     cluster.kill_worker(0).await;

@@ -267,6 +267,14 @@ impl Cluster {
         self.candidates.push((stop, task));
     }
 
+    /// Nobody leads, or stands for it, any more.
+    async fn stop_candidates(&mut self) {
+        for (stop, task) in self.candidates.drain(..) {
+            stop.cancel();
+            task.await.unwrap();
+        }
+    }
+
     fn engine(&self) -> &FakeEngine {
         &self.hosts[0].engine
     }
