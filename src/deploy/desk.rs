@@ -370,7 +370,10 @@ impl Desk {
                 self.sick.contains(&container.id) || self.busy.contains_key(&container.name);
             let run = self.runs.get(job).filter(|run| run.id == container.id);
             let run = run.filter(|run| run.verdict == Verdict::Unhealthy && !known);
-            let failure = run.map(|run| Failure::unhealthy(&run.reason, Vec::new()));
+            let failure = run.map(|run| match job.node.is_before() {
+                true => Failure::endless(Vec::new()),
+                false => Failure::unhealthy(&run.reason, Vec::new()),
+            });
             found.extend(failure.map(|failure| (*observed, failure)));
         }
         for (observed, failure) in found {

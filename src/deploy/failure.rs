@@ -3,7 +3,7 @@
 //! viking nor of its host forgets a crash loop.
 
 use crate::docker;
-use crate::model::job::{CounterRecord, Fault, Instance};
+use crate::model::job::{CounterRecord, Fault, Instance, RUN_ONCE_MS_MAX};
 use crate::model::release::LOG_TAIL_LINES;
 
 /// Wait after the second failure in a row; doubles from there. The first is tried again at once.
@@ -56,6 +56,16 @@ impl Failure {
             exit: None,
             unhealthy: true,
             tail,
+        }
+    }
+
+    /// It was to run to its end, and runs on.
+    #[must_use]
+    pub fn endless(tail: Vec<String>) -> Self {
+        let minutes = RUN_ONCE_MS_MAX / 60_000;
+        Self {
+            reason: format!("did not end within {minutes} minutes"),
+            ..Self::unhealthy("", tail)
         }
     }
 

@@ -19,7 +19,7 @@ use super::wanted::{Desired, Wanted};
 use crate::docker::{RunState, label};
 use crate::model::endpoint::ListenRequest;
 use crate::model::history::EventRecord;
-use crate::model::job::{Fault, JobKey, JobState};
+use crate::model::job::{Fault, JobKey, JobState, RUN_ONCE_MS_MAX};
 use crate::model::names::StackName;
 use crate::model::progress::{Progress, Stage};
 use crate::model::release::RunId;
@@ -194,7 +194,7 @@ impl Desk {
                 continue;
             }
             if desired.once {
-                self.begin_once(observed);
+                self.begin_once(observed, now_ms);
                 continue;
             }
             if self.runs.knows(observed) {
@@ -230,10 +230,15 @@ impl Desk {
         self.fresh = false;
     }
 
-    /// What runs once is not probed: its end says how it went.
-    fn begin_once(&mut self, observed: &Observed) {
-        let before = self.runs.get(&observed.job);
-        if before.is_some_and(|run| !run.reason.is_empty()) && self.runs.knows(observed) {
+    /// What runs once is not probed: its end says how it went, and that there is none for too long.
+    fn begin_once(&mut self, observed: &Observed, now_ms: u64) {
+        if self.runs.knows(observed)
+            && let Some(run) = self.runs.get_mut(&observed.job)
+            && !run.reason.is_empty()
+        {
+            if now_ms.saturating_sub(run.started_ms) >= RUN_ONCE_MS_MAX {
+                run.verdict = Verdict::Unhealthy;
+            }
             return;
         }
         let run = Run {

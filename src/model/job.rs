@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::names::{HostName, NodeName, StackName, Tag};
 use super::spec::Published;
 
+/// How long a job may run that runs once, to its end, before its release starts. Its host, which has its
+/// log, gives it up then.
+pub const RUN_ONCE_MS_MAX: u64 = 10 * 60 * 1_000;
+
 /// (stack, tag, node, slot): one process to be run. Written `stack/tag/node/slot` in keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobKey {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::before;
 use super::dowding;
 use super::wanted::{Wanted, any_healthy, linked, own_links, stack_map, still_to_cut};
-use crate::model::job::{CounterRecord, Fault, JobKey, JobState};
+use crate::model::job::{CounterRecord, Fault, JobKey, JobState, RUN_ONCE_MS_MAX};
 use crate::model::names::{NodeName, StackName};
 use crate::model::plan::Unplaced;
 use crate::model::release::{Cut, Release, ReleaseNode};
@@ -22,6 +22,9 @@ pub const EXITS_MAX: u32 = 3;
 /// How long a job of a release may stay in one state before it is healthy. What holds it up from
 /// outside does not count.
 pub const STAGING_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// The same for what runs once before the others: its host, which has its log, says so a minute earlier.
+const ONCE_MS_MAX: u64 = RUN_ONCE_MS_MAX + 60_000;
 
 /// How long a slot that is being handed over may be held up from outside before the live copy is
 /// started again: nobody serves meanwhile.
@@ -128,12 +131,14 @@ pub fn overdue(world: &World, stack: &StackWorld, sick: &Wanted<'_>) -> Option<F
         .max(state.since_ms)
         .max(host.started_ms);
     let waited_ms = world.now_ms.saturating_sub(since_ms);
-    if outside || !begun(state.state) || waited_ms < STAGING_MS_MAX {
+    let once = sick.job.node.is_before();
+    let limit_ms = if once { ONCE_MS_MAX } else { STAGING_MS_MAX };
+    if outside || !begun(state.state) || waited_ms < limit_ms {
         return None;
     }
-    let minutes = STAGING_MS_MAX / 60_000;
+    let minutes = limit_ms / 60_000;
     let short = sick.job.short();
-    let (stage, reason) = if sick.job.node.is_before() {
+    let (stage, reason) = if once {
         let reason = format!("{short} did not end within {minutes} minutes");
         (BEFORE_RELEASE, reason)
     } else {

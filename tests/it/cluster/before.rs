@@ -419,6 +419,7 @@ async fn a_release_that_gives_way_meanwhile_leaves_nothing_and_the_next_ones_com
 #[tokio::test(start_paused = true)]
 async fn one_that_never_ends_fails_its_commit_after_ten_minutes() {
     let mut cluster = Cluster::start(1).await;
+    cluster.hosts[0].engine.prints("endless", &["table 3 of 9"]);
     let tag = cluster.push(&small("v1", "endless")).await;
     until_it_runs(&cluster, &tag).await;
     tokio::time::sleep(s(9 * 60)).await;
@@ -428,8 +429,9 @@ async fn one_that_never_ends_fails_its_commit_after_ten_minutes() {
     assert_eq!(failed.stage, "before_release");
     assert_eq!(
         failed.reason,
-        "shop/web.before.0 did not end within 10 minutes"
+        "shop/web.before.0: did not end within 10 minutes"
     );
+    assert_eq!(failed.log, ["table 3 of 9"], "it says how far it came");
 }
 
 #[tokio::test(start_paused = true)]
