@@ -32,9 +32,9 @@ pub fn plan(world: &World) -> Plan {
 pub fn plan_with(world: &World, mut decided: impl FnMut()) -> Plan {
     let mut planner = Planner::new(world);
     planner.count_in(|_| false);
-    for (name, stack) in &world.stacks {
+    for name in world.stacks.keys() {
         if !world.frozen_stacks.contains(name) {
-            planner.stack(name, stack, &mut decided);
+            planner.stack(name, &mut decided);
         }
     }
     planner.unwanted();
@@ -140,7 +140,7 @@ impl<'a> Planner<'a> {
         let world = self.world;
         for placed in world.assignments.values() {
             if placed.container.is_some()
-                && let Some(image) = image(world, &placed.job)
+                && let Some(image) = image_of(world, &placed.job)
             {
                 self.fleet.has_run(&placed.host, image);
             }
@@ -149,7 +149,11 @@ impl<'a> Planner<'a> {
         let placed = placed.filter(|(_, job)| self.wants(job).is_some());
         let seen = world.states.keys().map(|(host, job)| (host, job));
         // What stands still for its successor leaves its room to it.
-        let counts = |(_, job): &(&HostName, &JobKey)| !but(job) && !held(world, job);
+        let stands = |job: &JobKey| {
+            let stack = world.stacks.get(&job.stack);
+            stack.is_some_and(|stack| held(stack, job))
+        };
+        let counts = |(_, job): &(&HostName, &JobKey)| !but(job) && !stands(job);
         let holders: BTreeSet<_> = placed.chain(seen).filter(counts).collect();
         for (host, job) in holders {
             let wanted = self.wants(job).map(|wanted| wanted.node);
@@ -167,30 +171,30 @@ impl<'a> Planner<'a> {
         self.fleet.add(host, job, node);
     }
 
-    fn stack(&mut self, name: &StackName, stack: &'a StackWorld, decided: &mut impl FnMut()) {
+    fn stack(&mut self, name: &StackName, decided: &mut impl FnMut()) {
         let all = self.wanted.get(name).cloned();
         for wanted in all.iter().flat_map(|all| all.iter()) {
-            self.job(stack, wanted);
+            self.job(wanted);
             decided();
         }
     }
 
-    fn job(&mut self, stack: &'a StackWorld, wanted: &Wanted<'a>) {
+    fn job(&mut self, wanted: &Wanted<'a>) {
         let Some(placed) = self.world.placement(&wanted.job) else {
-            return self.unplaced(stack, wanted, None);
+            return self.unplaced(wanted, None);
         };
         match relocate::leave(self.world, wanted, placed) {
             Leave::Not => {
                 self.plan.kept.push(wanted.job.clone());
                 self.pin(wanted, &placed.host);
             }
-            Leave::Lost => self.lost(stack, wanted, placed),
+            Leave::Lost => self.lost(wanted, placed),
             Leave::Drain => self.drain(wanted, placed),
         }
     }
 
     /// A job that needs a host. `lost` is the placement it cannot go on with.
-    fn unplaced(&mut self, stack: &'a StackWorld, wanted: &Wanted<'a>, lost: Option<&Assignment>) {
+    fn unplaced(&mut self, wanted: &Wanted<'a>, lost: Option<&Assignment>) {
         let unplaced = |reason: String, verdicts| Unplaced {
             job: wanted.job.clone(),
             reason: match lost {
@@ -199,7 +203,7 @@ impl<'a> Planner<'a> {
             },
             verdicts,
         };
-        if let Some(reason) = self.waits_for(stack, wanted, lost.is_some()) {
+        if let Some(reason) = self.waits_for(wanted, lost.is_some()) {
             self.plan.waiting.push(unplaced(reason, Vec::new()));
             return;
         }
@@ -218,7 +222,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The host is gone: a copy that was on its way elsewhere takes over, else there is a new one.
-    fn lost(&mut self, stack: &'a StackWorld, wanted: &Wanted<'a>, placed: &Assignment) {
+    fn lost(&mut self, wanted: &Wanted<'a>, placed: &Assignment) {
         let world = self.world;
         let mut others = world.beside(&wanted.job);
         match others.find(|other| !world.is_lost(&other.host)) {
@@ -230,7 +234,7 @@ impl<'a> Planner<'a> {
                 let placement = placed.clone();
                 self.plan.stop.push(Stop { placement, reason });
             }
-            None => self.unplaced(stack, wanted, Some(placed)),
+            None => self.unplaced(wanted, Some(placed)),
         }
     }
 
@@ -259,7 +263,7 @@ impl<'a> Planner<'a> {
         self.moving.insert((to.job.clone(), to.host.clone()));
         self.plan.flip.push(Flip {
             job: wanted.job.clone(),
-            run: self.run_of(&wanted.job),
+            run: self.run_of(wanted),
             from: from.host.clone(),
             to: to.host.clone(),
             reason,
@@ -273,7 +277,7 @@ impl<'a> Planner<'a> {
         }
         let candidate = Candidate {
             job: &wanted.job,
-            image: image(self.world, &wanted.job),
+            image: image(wanted.stack, &wanted.job),
             pinned,
         };
         self.fleet
@@ -282,10 +286,8 @@ impl<'a> Planner<'a> {
 
     /// The new copy of an exclusive slot goes where the old one is: it takes over its port.
     fn beside_old_copy(&self, wanted: &Wanted<'_>) -> Option<Home> {
-        let JobKey {
-            stack, node, slot, ..
-        } = &wanted.job;
-        let before = self.world.stacks.get(stack)?.live()?.nodes.get(node)?;
+        let JobKey { node, slot, .. } = &wanted.job;
+        let before = wanted.stack.live()?.nodes.get(node)?;
         if !takes_over(before, wanted.node, *slot) {
             return None;
         }
@@ -300,13 +302,13 @@ impl<'a> Planner<'a> {
     }
 
     fn start(&mut self, wanted: &Wanted<'a>, host: HostName, verdicts: Vec<Verdict>, beside: bool) {
-        if !held(self.world, &wanted.job) {
+        if !held(wanted.stack, &wanted.job) {
             self.add(&host, &wanted.job, wanted.node);
         }
         self.pin(wanted, &host);
         self.plan.start.push(Start {
             job: wanted.job.clone(),
-            run: self.run_of(&wanted.job),
+            run: self.run_of(wanted),
             host,
             revision: self.world.revision,
             verdicts,
@@ -315,9 +317,8 @@ impl<'a> Planner<'a> {
     }
 
     /// The run that brought a job's stack where it is.
-    fn run_of(&self, job: &JobKey) -> RunId {
-        let stack = self.world.stacks.get(&job.stack);
-        let run = stack.and_then(|stack| stack.pointer.run.clone());
+    fn run_of(&self, wanted: &Wanted<'_>) -> RunId {
+        let run = wanted.stack.pointer.run.clone();
         run.unwrap_or_else(|| RunId::new(self.world.now_ms, 0))
     }
 
@@ -352,15 +353,17 @@ impl<'a> Planner<'a> {
 }
 
 /// What a job runs, if that is on record.
-fn image<'a>(world: &'a World, job: &JobKey) -> Option<&'a ImageRef> {
-    let stack = world.stacks.get(&job.stack)?;
+fn image_of<'a>(world: &'a World, job: &JobKey) -> Option<&'a ImageRef> {
+    image(world.stacks.get(&job.stack)?, job)
+}
+
+fn image<'a>(stack: &'a StackWorld, job: &JobKey) -> Option<&'a ImageRef> {
     let spec = stack.procs.get(&(job.node.clone(), job.tag.clone()))?;
     Some(&spec.image)
 }
 
-fn held(world: &World, job: &JobKey) -> bool {
-    let stack = world.stacks.get(&job.stack);
-    stack.is_some_and(|s| resolve::held(&s.pointer, s.live(), s.staged(), job))
+fn held(stack: &StackWorld, job: &JobKey) -> bool {
+    resolve::held(&stack.pointer, stack.live(), stack.staged(), job)
 }
 
 fn stop_reason(world: &World, assignment: &Assignment, wanted: bool) -> String {

@@ -8,6 +8,7 @@ use super::wanted::{Role, Wanted, wanted};
 use crate::model::job::JobKey;
 use crate::model::names::{HostName, NodeName, StackName};
 use crate::model::release::{Phase, Release, ReleaseNode};
+use crate::model::spec::Resources;
 use crate::model::world::{StackWorld, World};
 
 /// Marks the nodes of a release about to be staged that do not fit beside their live copies.
@@ -27,6 +28,25 @@ pub fn squeeze(world: &World, release: &mut Release) {
         let stack = then.stacks.entry(release.stack.clone()).or_default();
         stack.releases.insert(release.tag.clone(), release.clone());
     }
+    for job in cramped(&then, &release.stack) {
+        if let Some(job) = release.before.get_mut(&job) {
+            job.resources = Resources::default();
+        }
+    }
+}
+
+/// What runs before the release and has no room beside what is live. It runs there all the same, within
+/// its limits: what is live is not stopped for it, and without it the release would never come up.
+fn cramped(then: &World, name: &StackName) -> Vec<NodeName> {
+    let Some(stack) = then.stacks.get(name) else {
+        return Vec::new();
+    };
+    let mut planner = Planner::new(then);
+    planner.count_in(|_| false);
+    let mut first = wanted(name, stack);
+    first.retain(|wanted| wanted.job.node.is_before());
+    first.retain(|wanted| planner.choose(wanted).host().is_none());
+    first.into_iter().map(|wanted| wanted.job.node).collect()
 }
 
 fn mark(release: &mut Release, node: &NodeName) {
@@ -52,7 +72,9 @@ fn next(then: &World, name: &StackName) -> Option<NodeName> {
     // What is live has its room first, also where it is not placed yet.
     all.sort_by(|a, b| (a.role, &a.job).cmp(&(b.role, &b.job)));
     for wanted in all {
-        let Wanted { job, node, role } = &wanted;
+        let Wanted {
+            job, node, role, ..
+        } = &wanted;
         // What runs before the others has left its room when they come.
         if then.placement(job).is_some() || job.node.is_before() {
             continue;

@@ -29,12 +29,7 @@ pub(super) struct Turn<'a> {
 impl<'a> Planner<'a> {
     /// What has to come before this job, in words. One that `moves` from a lost host has served
     /// already: it does not wait for what cannot leave that host.
-    pub(super) fn waits_for(
-        &mut self,
-        stack: &'a StackWorld,
-        wanted: &Wanted<'a>,
-        moves: bool,
-    ) -> Option<String> {
+    pub(super) fn waits_for(&mut self, wanted: &Wanted<'a>, moves: bool) -> Option<String> {
         if let Some(host) = self.may_have_its_data(wanted) {
             return Some(format!(
                 "waits to hear from {host}, where its data may be; if that host is gone for good, say \
@@ -43,9 +38,9 @@ impl<'a> Planner<'a> {
         }
         let job = &wanted.job;
         if job.node.is_before() {
-            return self.waits_to_run_first(stack, job);
+            return self.waits_to_run_first(wanted.stack, job);
         }
-        let turn = self.turn(stack, wanted, moves);
+        let turn = self.turn(wanted, moves);
         if let Some(first) = turn.before {
             return Some(format!("{first} has to end first"));
         }
@@ -57,18 +52,19 @@ impl<'a> Planner<'a> {
     }
 
     /// What the slots of a node wait for: the same for all of them, which come one after the other.
-    fn turn(&mut self, stack: &'a StackWorld, wanted: &Wanted<'a>, moves: bool) -> &Turn<'a> {
+    fn turn(&mut self, wanted: &Wanted<'a>, moves: bool) -> &Turn<'a> {
         let same = |turn: &Turn<'_>| {
             std::ptr::eq(turn.node, wanted.node) && (turn.role, turn.moves) == (wanted.role, moves)
         };
         let turn = match self.turn.take().filter(same) {
             Some(known) => known,
-            None => self.find_turn(stack, wanted, moves),
+            None => self.find_turn(wanted, moves),
         };
         self.turn.insert(turn)
     }
 
-    fn find_turn(&self, stack: &'a StackWorld, wanted: &Wanted<'a>, moves: bool) -> Turn<'a> {
+    fn find_turn(&self, wanted: &Wanted<'a>, moves: bool) -> Turn<'a> {
+        let stack = wanted.stack;
         let release = match wanted.role {
             Role::Live => stack.live(),
             Role::Staged => stack.staged(),

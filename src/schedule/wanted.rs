@@ -25,6 +25,8 @@ pub enum Role {
 pub struct Wanted<'a> {
     /// The job.
     pub job: JobKey,
+    /// What is on record of its stack: looking that up again and again is a good part of a large plan.
+    pub stack: &'a StackWorld,
     /// Its node, as the release that wants it says.
     pub node: &'a ReleaseNode,
     /// Why.
@@ -33,32 +35,41 @@ pub struct Wanted<'a> {
 
 /// All jobs a stack wants, in job order, each once.
 #[must_use]
-pub fn wanted<'a>(stack: &StackName, world: &'a StackWorld) -> Vec<Wanted<'a>> {
-    let mut jobs = Vec::new();
-    if world.pointer.removing {
+pub fn wanted<'a>(name: &StackName, stack: &'a StackWorld) -> Vec<Wanted<'a>> {
+    if stack.pointer.removing {
         return Vec::new();
     }
-    if let Some(live) = world.live() {
-        add(&mut jobs, stack, live, Role::Live, |_, _| true);
-    }
-    if let Some(staged) = world.staged().filter(|_| stages(world.pointer.phase)) {
-        let live = world.live();
-        add(&mut jobs, stack, staged, Role::Staged, |name, slot| {
-            starts_in_stage(&world.pointer, live, staged, name, slot)
+    let mut jobs = Vec::new();
+    let mut add = |role, node: &NodeName, slot, of: &'a ReleaseNode| {
+        let job = JobKey {
+            stack: name.clone(),
+            tag: of.tag.clone(),
+            node: node.clone(),
+            slot,
+        };
+        jobs.push(Wanted {
+            job,
+            stack,
+            node: of,
+            role,
         });
-        for (name, node) in staged.still_to_end(&world.pointer) {
-            let job = JobKey {
-                stack: stack.clone(),
-                tag: node.tag.clone(),
-                node: name.clone(),
-                slot: 0,
-            };
-            let role = Role::Staged;
-            jobs.push(Wanted { job, node, role });
+    };
+    for (node, slot, of) in stack.live().into_iter().flat_map(slots) {
+        add(Role::Live, node, slot, of);
+    }
+    if let Some(staged) = stack.staged().filter(|_| stages(stack.pointer.phase)) {
+        let live = stack.live();
+        for (node, slot, of) in slots(staged) {
+            if starts_in_stage(&stack.pointer, live, staged, node, slot) {
+                add(Role::Staged, node, slot, of);
+            }
+        }
+        for (node, of) in staged.still_to_end(&stack.pointer) {
+            add(Role::Staged, node, 0, of);
         }
     }
-    if let Some(retiring) = world.retiring() {
-        add(&mut jobs, stack, retiring, Role::Retiring, |_, _| true);
+    for (node, slot, of) in stack.retiring().into_iter().flat_map(slots) {
+        add(Role::Retiring, node, slot, of);
     }
     // Of one that several releases want, the first of them says how.
     jobs.sort_by(|a, b| a.job.cmp(&b.job));
@@ -70,24 +81,10 @@ fn stages(phase: Phase) -> bool {
     matches!(phase, Phase::Staging | Phase::Cutting)
 }
 
-fn add<'a>(
-    jobs: &mut Vec<Wanted<'a>>,
-    stack: &StackName,
-    release: &'a Release,
-    role: Role,
-    wants: impl Fn(&NodeName, u32) -> bool,
-) {
-    for (name, node) in &release.nodes {
-        for slot in (0..node.slots()).filter(|slot| wants(name, *slot)) {
-            let job = JobKey {
-                stack: stack.clone(),
-                tag: node.tag.clone(),
-                node: name.clone(),
-                slot,
-            };
-            jobs.push(Wanted { job, node, role });
-        }
-    }
+/// Every slot of a release.
+fn slots(release: &Release) -> impl Iterator<Item = (&NodeName, u32, &ReleaseNode)> {
+    let nodes = release.nodes.iter();
+    nodes.flat_map(|(name, node)| (0..node.slots()).map(move |slot| (name, slot, node)))
 }
 
 /// Whether a slot of the staged release runs before promotion.

@@ -40,3 +40,11 @@ async fn a_smaller_release_starts_beside_one_that_was_handed_over() {
     cluster.go_live(&web("v3", "16M")).await;
     client.never_failed();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_before_a_release_needs_no_room_beside_what_is_live() {
+    let mut cluster = Cluster::start(1).await;
+    let with = |run: &str| web(run, BIG).replace("expose", "before_release: migrate, expose");
+    cluster.go_live(&with("v1")).await;
+    cluster.go_live(&with("v2")).await;
+}
