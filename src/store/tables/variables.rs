@@ -19,8 +19,9 @@ const PER_SCOPE_MAX: usize = 500;
 /// Variables of all scopes: each is part of every world.
 const ALL_MAX: usize = 5_000;
 
-/// Versions of one variable on record. More means that it was set again and again within minutes.
-const VERSIONS_MAX: usize = 100;
+/// Versions of one variable on record. Each stack that names it keeps a few for going back; more than
+/// this means that it was set again and again within minutes.
+const VERSIONS_MAX: usize = 1_000;
 
 /// Tries of a change that others change too.
 const TRIES: u32 = 5;
@@ -241,8 +242,8 @@ fn has_room(env: &Variables, var: &VarRef) -> Result<()> {
         let count = index.versions.len();
         if count >= VERSIONS_MAX {
             return refuse(format!(
-                "{var} was set {count} times of late; what nobody names any more is forgotten within \
-                 minutes: wait for that"
+                "{count} versions of {var} are on record; those that no release names any more are \
+                 forgotten within minutes: wait for that"
             ));
         }
         return Ok(());
