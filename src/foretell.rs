@@ -19,7 +19,7 @@ use crate::schedule::compose::{self, Procs, compose, free_tag};
 use crate::schedule::differ::{self, Next};
 use crate::schedule::require::{self, Required};
 use crate::schedule::squeeze::squeeze;
-use crate::schedule::{known, moves};
+use crate::schedule::{forms, known, moves};
 use crate::sync;
 
 /// The file every stack is described by.
@@ -171,6 +171,9 @@ fn release(
         Required::Live => {}
         Required::Waits(why) => told.waits_for = why,
         Required::Circle(why) => told.refused = why,
+    }
+    if let Some(why) = forms::waits(world, &next, &procs) {
+        told.waits_for = why;
     }
     if let Some(why) = stack.live().and_then(|live| moves::refused(live, &next)) {
         told.refused = why;

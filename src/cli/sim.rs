@@ -15,7 +15,7 @@ use super::output::{clean, out};
 use super::plan;
 use crate::foretell;
 use crate::model::dump::Dump;
-use crate::model::host::{Capacity, EngineState, HostRecord, Member, Readiness};
+use crate::model::host::{Capacity, EngineState, HostRecord, Member, READS, Readiness};
 use crate::model::names::HostName;
 use crate::model::plan::Plan;
 use crate::model::vikingfile::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, host_tag, memory_bytes};
@@ -209,6 +209,7 @@ fn add(world: &mut World, text: &str) -> Result<(), Failure> {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         engine,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        reads: READS,
         api: String::new(),
         started_ms: world.now_ms,
         fetched: Vec::new(),

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::volume;
 use crate::clock;
 use crate::docker::SharedEngine;
-use crate::model::host::{Capacity, Declared, EngineState, Fetched, HostRecord, Member};
+use crate::model::host::{Capacity, Declared, EngineState, Fetched, HostRecord, Member, READS};
 use crate::model::names::HostName;
 use crate::model::world::PinKey;
 use crate::store::LeaseId;
@@ -180,6 +180,7 @@ impl Heartbeat {
             address: self.address,
             engine,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            reads: READS,
             api: self.api.clone(),
             started_ms: self.started_ms,
             fetched: self.fetched.borrow_and_update().clone(),

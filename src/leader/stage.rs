@@ -12,7 +12,7 @@ use crate::schedule::compose::{Procs, compose};
 use crate::schedule::require::{self, Required};
 use crate::schedule::rollout::{self, Room};
 use crate::schedule::squeeze::squeeze;
-use crate::schedule::{known, moves};
+use crate::schedule::{forms, known, moves};
 use crate::store;
 use crate::store::tables::{self, Outcome};
 use crate::wake::Next;
@@ -79,6 +79,10 @@ impl Follower {
         let live = stack.and_then(StackWorld::live);
         if let Some(reason) = live.and_then(|live| moves::refused(live, &release)) {
             return self.refuse(memory, reason).await;
+        }
+        if let Some(why) = forms::waits(&world, &release, &procs) {
+            self.held_up(&why).await?;
+            return Ok(Next::After(STAGE_AGAIN));
         }
         squeeze(&world, &mut release);
         release.stages_ms = made.times();

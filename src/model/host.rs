@@ -103,6 +103,14 @@ pub enum EngineState {
     },
 }
 
+/// The newest form of records that this version reads. It grows when a release can say something that
+/// older versions would leave out; `schedule::forms` knows what.
+pub const READS: u32 = 2;
+
+fn first_form() -> u32 {
+    1
+}
+
 /// Value of `/host/<hostname>`: alive as long as its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
@@ -114,6 +122,9 @@ pub struct HostRecord {
     pub engine: EngineState,
     /// viking's version.
     pub version: String,
+    /// The newest form of records it reads, see [`READS`]; 1 of versions that did not say.
+    #[serde(default = "first_form")]
+    pub reads: u32,
     /// Where its API listens.
     pub api: String,
     /// Unix milliseconds of this start.

@@ -25,6 +25,7 @@ pub mod dispatch;
 pub mod dowding;
 pub mod fetch;
 mod fleet;
+pub mod forms;
 pub mod judge;
 pub mod known;
 mod lines;

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Deserialize;
 
-use crate::model::host::{Capacity, EngineState, Fetch, Fetched, HostRecord, Member, Readiness};
+use crate::model::host::{
+    Capacity, EngineState, Fetch, Fetched, HostRecord, Member, READS, Readiness,
+};
 use crate::model::job::{
     Assignment, CounterRecord, Fault, Instance, JobKey, JobState, StateRecord,
 };
@@ -201,6 +203,7 @@ fn add_host(world: &mut World, name: &HostName, host: HostText) -> Result<(), St
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         engine,
         version: "test".to_owned(),
+        reads: READS,
         api: String::new(),
         started_ms: 0,
         fetched: Vec::new(),

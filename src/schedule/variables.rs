@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::again::{renewed, spec_of};
 use super::compose::{Procs, settle};
+use super::forms;
 use super::order::Ready;
 use super::squeeze::squeeze;
 use crate::model::env::{SharedVar, VarRef, Variables, current};
@@ -101,6 +102,9 @@ pub fn renew(world: &World, name: &StackName, run: RunId) -> Option<Ready> {
         job.spec_hash = spec.hash();
         job.tag.clone_from(&release.tag);
         procs.insert((name.clone(), job.tag.clone()), spec);
+    }
+    if forms::waits(world, &release, &procs).is_some() {
+        return None;
     }
     squeeze(world, &mut release);
     let mut pointer = stack.pointer.clone();

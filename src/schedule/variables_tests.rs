@@ -201,3 +201,25 @@ fn values_are_kept_as_long_as_anything_on_record_names_them() {
     world.frozen_stacks.insert(name());
     assert_eq!(unnamed(&world), BTreeSet::new());
 }
+
+#[test]
+fn a_release_of_variables_waits_until_every_host_can_read_it() {
+    let mut world = shop();
+    set(&mut world, "TOKEN", 2);
+    let host = world.hosts.values_mut().next().unwrap();
+    host.reads = 1;
+    host.version = "0.5.9".to_owned();
+    assert!(made(&world).is_none());
+    world.hosts.values_mut().next().unwrap().reads = 2;
+    let ready = made(&world).unwrap();
+    world.hosts.values_mut().next().unwrap().reads = 1;
+    let why = forms::waits(&world, &ready.release, &ready.procs).unwrap();
+    let said = "waits for alpha, whose viking 0.5.9 cannot read such a release: upgrade it";
+    assert_eq!(why, said);
+    let live = stack(&mut world).live().unwrap().clone();
+    assert_eq!(
+        forms::waits(&world, &live, &Procs::new()),
+        None,
+        "it says nothing new"
+    );
+}

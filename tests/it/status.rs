@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use viking::api::status::status;
 use viking::cli::show;
-use viking::model::host::{EngineState, HostRecord, Member};
+use viking::model::host::{EngineState, HostRecord, Member, READS};
 use viking::model::job::{
     Assignment, CounterRecord, Drift, Fault, Instance, JobKey, JobState, StateRecord,
 };
@@ -184,6 +184,7 @@ impl Scene {
                 version: "20.10".to_owned(),
             },
             version: "0.6.0".to_owned(),
+            reads: READS,
             api: "127.0.0.1:8791".to_owned(),
             started_ms: NOW,
             fetched: Vec::new(),

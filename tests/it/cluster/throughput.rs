@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use viking::clock::now_ms;
-use viking::model::host::{Capacity, EngineState, HostRecord, Member, Readiness};
+use viking::model::host::{Capacity, EngineState, HostRecord, Member, READS, Readiness};
 use viking::model::release::{Phase, Pointer};
 use viking::schedule::dispatch;
 use viking::store::election::{self, Leadership, LeaseKeeper};
@@ -162,6 +162,7 @@ async fn announce_all(tables: &Tables, keeper: &LeaseKeeper) {
                 version: "0".to_owned(),
             },
             version: "0".to_owned(),
+            reads: READS,
             api: String::new(),
             started_ms: now_ms(),
             fetched: Vec::new(),
