@@ -6,6 +6,8 @@ pub mod file;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::model::host::Declared;
 use crate::model::names::HostName;
 
@@ -35,12 +37,38 @@ pub struct Config {
     pub host: HostName,
     /// The address ports are published on.
     pub address: IpAddr,
+    /// The front door.
+    pub front: FrontDoor,
     /// What the operator says of the machine: tags, and what it can hold.
     pub declared: Declared,
     /// Optional prefix of every key.
     pub prefix: String,
     /// Where etcd is; none for the store in the data directory.
     pub etcd: Option<Etcd>,
+}
+
+/// Where the router listens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Listen {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// On the usual port of every address, if nobody else does: a machine that serves something else there
+    /// can be a host all the same.
+    Usual(u16),
+    /// There, or not at all.
+    At(SocketAddr),
+}
+
+/// What the operator decided about the front HTTP router.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FrontDoor {
+    /// Where it speaks HTTP.
+    pub http: Listen,
+    /// Proxies in front of it, whose word about their clients counts.
+    pub trusted: Vec<IpNet>,
+    /// Each so many-th request is written to the log; 0 for none.
+    pub access_log: u64,
 }
 
 /// Where etcd is, and what lets us in. Names files, never holds what is in them.
@@ -74,6 +102,7 @@ impl Default for Config {
             registry_image: "registry:2".to_owned(),
             host: HostName::parse("localhost").expect("a valid name"),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            front: FrontDoor::default(),
             declared: Declared::default(),
             prefix: String::new(),
             etcd: None,

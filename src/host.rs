@@ -2,6 +2,7 @@
 //! worker, the ambassador, the API and the campaign for leadership. Puts parts together; decides
 //! nothing.
 
+mod door;
 pub mod identity;
 pub mod keep;
 mod opening;
@@ -16,6 +17,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::door::Door;
 use self::identity::Identity;
 use crate::api::{self, ApiState, Ask};
 use crate::build::Places;
@@ -144,15 +146,18 @@ pub async fn serve(
 
     let (copies, addresses) = watch::channel(CopyAddresses::new());
     let turn = Turn::default();
+    let door = Door::open(&config.front)?;
     let ambassador = Ambassador {
         tables: tables.clone(),
         host: config.host.clone(),
         registry_port: config.registry_port,
+        front: door.front.clone(),
         asked,
         copies,
         turn: turn.clone(),
     };
     let mut forwarding = tasks.spawn(ambassador::run(ambassador, shutdown.clone()));
+    let mut routing = tasks.spawn(door.serve(shutdown.clone()));
     let worker = Worker {
         tables: tables.clone(),
         engine: Arc::clone(&engine),
@@ -201,6 +206,7 @@ pub async fn serve(
     tokio::select! {
         () = shutdown.cancelled() => {}
         ended = &mut forwarding => ended??,
+        ended = &mut routing => ended??,
         ended = &mut answering => ended??,
         // It only ends by itself when it panicked: better to be started again than to look alive.
         ended = &mut working => ended.context("the worker ended")?,

@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 use super::env::EnvAction;
-use crate::config;
 use crate::config::file::FILE_DEFAULT;
+use crate::config::{self, Listen};
 use crate::model::names::{HostName, NameError, NodeName, StackName, Tag};
 use crate::model::vikingfile::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, host_tag, memory_bytes};
 
@@ -322,6 +323,9 @@ pub struct HostArgs {
         value_name = "IP"
     )]
     pub address: IpAddr,
+    /// The front router.
+    #[command(flatten)]
+    pub front: FrontArgs,
     /// Tag of this host, for `filter:`; more of them with commas, or the flag again
     #[arg(long, env = "VIKING_TAGS", hide_env_values = true, value_delimiter = ',', value_parser = host_tag, value_name = "TAG")]
     pub tag: Vec<String>,
@@ -355,6 +359,65 @@ fn cores(text: &str) -> Result<u64, String> {
 
 fn memory(text: &str) -> Result<u64, String> {
     memory_bytes(text).ok_or_else(|| format!("allowed: {MEMORY_ALLOWED}"))
+}
+
+/// Flags about the router that leads domains to jobs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FrontArgs {
+    /// Where the router listens, or off [default: port 80 of every address, if it is free]
+    #[arg(
+        long,
+        env = "VIKING_HTTP",
+        hide_env_values = true,
+        value_parser = listen,
+        value_name = "IP:PORT|off"
+    )]
+    pub http: Option<Listen>,
+    /// Network of proxies in front of the router, whose X-Forwarded-… and X-Request-Id count; more of them with commas
+    #[arg(
+        long,
+        env = "VIKING_TRUSTED_PROXIES",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_parser = network,
+        value_name = "IP[/BITS]"
+    )]
+    pub trust_proxy: Vec<IpNet>,
+    /// Which requests the log tells: off, all, or each N-th
+    #[arg(
+        long,
+        env = "VIKING_ACCESS_LOG",
+        hide_env_values = true,
+        default_value = "off",
+        value_parser = each,
+        value_name = "off|all|N"
+    )]
+    pub access_log: u64,
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    match text {
+        "off" => Ok(Listen::Off),
+        _ => text
+            .parse()
+            .map(Listen::At)
+            .map_err(|_| "allowed: ip:port, like 0.0.0.0:80, or off".to_owned()),
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let one = || text.parse::<IpAddr>().map(IpNet::from);
+    let wrong = |_| "allowed: an IP address, or a network like 10.0.0.0/8".to_owned();
+    text.parse().or_else(|_| one()).map_err(wrong)
+}
+
+fn each(text: &str) -> Result<u64, String> {
+    let wrong = |_| "allowed: off, all, or a number: each so many-th request".to_owned();
+    match text {
+        "off" => Ok(0),
+        "all" => Ok(1),
+        _ => text.parse().map_err(wrong),
+    }
 }
 
 /// Flags about etcd, the store of several machines.

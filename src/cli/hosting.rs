@@ -12,7 +12,7 @@ use super::Context;
 use super::args::HostArgs;
 use super::etcd::etcd;
 use super::failure::{Failure, Outcome};
-use crate::config::Config;
+use crate::config::{Config, FrontDoor, Listen};
 use crate::host::identity::Identity;
 use crate::model::host::Declared;
 use crate::model::names::HostName;
@@ -68,6 +68,11 @@ pub(crate) fn config(args: &HostArgs, api: &str) -> Result<Config, Failure> {
         registry_image: args.registry_image.clone(),
         host,
         address: args.address,
+        front: FrontDoor {
+            http: args.front.http.unwrap_or(Listen::Usual(80)),
+            trusted: args.front.trust_proxy.clone(),
+            access_log: args.front.access_log,
+        },
         declared: Declared {
             tags: args.tag.iter().cloned().collect(),
             cpu_millis: args.capacity_cpu,

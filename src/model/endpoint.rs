@@ -86,12 +86,14 @@ pub struct ListenRequest {
 }
 
 /// A healthy copy that a link or a route may reach.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Copy {
     /// The job that answers, for logs.
     pub job_id: JobId,
     /// Where to dial.
     pub address: SocketAddr,
+    /// Whether that is a container of the host that asks.
+    pub here: bool,
 }
 
 #[cfg(test)]

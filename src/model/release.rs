@@ -109,6 +109,14 @@ pub enum FilterRule {
     Preferred,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands fields in by reference"
+)]
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
+}
+
 /// A domain of a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Domain {
@@ -117,6 +125,9 @@ pub struct Domain {
     /// Container port; the first exposed one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Since when its stack has it, Unix milliseconds: of two stacks, the first keeps it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since_ms: u64,
 }
 
 /// What a node is.

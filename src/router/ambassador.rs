@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::forward::{self, Lookup};
+use super::front::Front;
 use super::registry::{self, Doors};
-use super::table::{self, Seen, Table};
+use super::table::{self, Table};
 use crate::model::endpoint::{Endpoint, LinkKey, ListenRequest};
 use crate::model::names::{HostName, StackName};
+use crate::model::reach::Seen;
 use crate::model::registry::{CopyAddresses, Turn};
 use crate::store::keys::Family;
 use crate::store::tables::Tables;
@@ -44,6 +46,8 @@ pub struct Ambassador {
     pub host: HostName,
     /// Loopback port images are pulled through.
     pub registry_port: u16,
+    /// The front door, told of every change; none where it is off.
+    pub front: Option<Front>,
     /// Workers' questions.
     pub asked: mpsc::Receiver<Listen>,
     /// Where this host says how each copy of the registry is reached.
@@ -77,6 +81,7 @@ pub async fn run(ambassador: Ambassador, shutdown: CancellationToken) -> anyhow:
         tables,
         host,
         registry_port,
+        front,
         mut asked,
         copies,
         turn,
@@ -101,7 +106,7 @@ pub async fn run(ambassador: Ambassador, shutdown: CancellationToken) -> anyhow:
         let (shared, bell, shutdown) = (Arc::clone(&shared), bell.clone(), shutdown.clone());
         async move {
             wake::run("ambassador", INTERVAL, bell.ear(), shutdown, || {
-                rebuild(&tables, &host, &shared, &doors)
+                rebuild(&tables, &host, &shared, &doors, front.as_ref())
             })
             .await;
         }
@@ -132,6 +137,7 @@ async fn rebuild(
     host: &HostName,
     shared: &Shared,
     doors: &Doors,
+    front: Option<&Front>,
 ) -> anyhow::Result<Next> {
     let routes = tables.routes(host).await?;
     let frozen = routes.frozen_stacks;
@@ -140,6 +146,9 @@ async fn rebuild(
         endpoints: with_lapsed(tables, shared, routes.endpoints).await?,
         own: routes.states,
     };
+    if let Some(front) = front {
+        front.update(&seen, &frozen);
+    }
     let keys = keep_needed(shared, &seen, &frozen);
     let mut table = table::build(&seen, keys.iter());
     // What cannot be read now stays routed as it was.

@@ -20,9 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use super::forward::{self, DIAL, Dial, LOOK, WAIT_FOR_COPY};
 use super::gate;
-use super::table::Seen;
 use crate::model::job::{JobId, JobKey, StateRecord};
 use crate::model::names::Tag;
+use crate::model::reach::Seen;
 use crate::model::registry::{CopyAddresses, Credential, REGISTRY_PORT, Turn, is_registry};
 use crate::model::spec::Proto;
 

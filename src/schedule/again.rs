@@ -5,6 +5,7 @@ use super::compose::{Procs, describe, free_tag, settle};
 use super::order::{Refused, refuse};
 use crate::model::names::{NodeName, StackName, Tag};
 use crate::model::release::{Again, NodeKind, Quarantine, Release, ReleaseNode, RunId, SET_ASIDE};
+use crate::model::route;
 use crate::model::spec::ContainerSpec;
 use crate::model::world::StackWorld;
 
@@ -99,6 +100,7 @@ pub(super) fn renewed(
     for node in release.nodes.values_mut() {
         node.squeezed = false;
     }
+    route::claim(&mut release, stack.live(), now_ms);
     for image in release.images.values_mut() {
         image.build_ms = 0;
     }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::env::{self, VarRef, Variables};
 use crate::model::names::{ImageName, NodeName, StackName, Tag};
-use crate::model::release::{Commit, ImageRecord, NodeKind, Release, ReleaseNode, RunId};
-use crate::model::spec::{ContainerSpec, Health, ImageRef, Settings};
+use crate::model::release::{Commit, Domain, ImageRecord, NodeKind, Release, ReleaseNode, RunId};
+use crate::model::route;
+use crate::model::spec::{ContainerSpec, Health, ImageRef, Proto, Settings};
 use crate::model::vikingfile::{DeployNode, ImageText, VikingFile};
 use crate::model::world::StackWorld;
 
@@ -80,7 +81,7 @@ pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), Missing> {
         }
         nodes.insert(node.name.clone(), made);
     }
-    let release = Release {
+    let mut release = Release {
         v: 1,
         stack: parts.file.stack.clone(),
         tag: parts.tag,
@@ -95,6 +96,7 @@ pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), Missing> {
         stages_ms: Vec::new(),
         again: None,
     };
+    route::claim(&mut release, parts.live, parts.now_ms);
     Ok((release, procs))
 }
 
@@ -244,6 +246,18 @@ fn image_of(node: &DeployNode, parts: &Parts<'_>) -> Result<ImageRef, Missing> {
     }
 }
 
+/// The domains of a node, each with the port that is meant.
+fn domains(node: &DeployNode) -> Vec<Domain> {
+    let mut exposed = node.settings.expose.iter();
+    let first = exposed.find(|expose| expose.proto == Proto::Tcp);
+    let first = first.map(|expose| expose.port);
+    let with_port = |domain: &Domain| Domain {
+        port: domain.port.or(first),
+        ..domain.clone()
+    };
+    node.domains.iter().map(with_port).collect()
+}
+
 /// A node as the file says; [`describe`] adds what follows from its spec.
 fn release_node(node: &DeployNode, tag: Tag) -> ReleaseNode {
     let settings = &node.settings;
@@ -252,7 +266,7 @@ fn release_node(node: &DeployNode, tag: Tag) -> ReleaseNode {
         kind: node.kind.clone(),
         spec_hash: String::new(),
         scale: node.scale,
-        domains: node.domains.clone(),
+        domains: domains(node),
         filter: node.filter.clone(),
         spread_required: node.spread_required,
         stop: node.stop.clone(),

@@ -12,6 +12,7 @@ mod layering;
 mod placement;
 mod plans;
 mod rig;
+mod router;
 mod status;
 mod store;
 mod sync;

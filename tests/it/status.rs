@@ -442,6 +442,7 @@ fn a_website_and_domains_are_not_yet_routed() {
     live.nodes.get_mut(&node_name("web")).unwrap().domains = vec![Domain {
         name: "shop.example".to_owned(),
         port: None,
+        since_ms: 0,
     }];
     let report = check!(scene, "website");
     assert_eq!(show::exit_code(&report), 0);

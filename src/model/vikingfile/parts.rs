@@ -221,7 +221,11 @@ pub(super) fn domain(field: &Field<'_>) -> Result<Domain, Error> {
         let port = port.map(words::port).transpose();
         let port = port.map_err(|what| field.wrong(what).with_allowed(PORTS_ALLOWED.to_vec()))?;
         let name = words::domain(name).map_err(|what| field.wrong(what))?;
-        return Ok(Domain { name, port });
+        return Ok(Domain {
+            name,
+            port,
+            since_ms: 0,
+        });
     };
     if let [entry] = entries.as_slice()
         && keys::DOMAIN.find(&entry.key).is_none()
@@ -234,6 +238,7 @@ pub(super) fn domain(field: &Field<'_>) -> Result<Domain, Error> {
         return Ok(Domain {
             name,
             port: Some(port),
+            since_ms: 0,
         });
     }
     let fields = Fields::read(&keys::DOMAIN, field)?;
@@ -243,6 +248,7 @@ pub(super) fn domain(field: &Field<'_>) -> Result<Domain, Error> {
         port: port
             .map(|f| f.parsed(words::port, PORTS_ALLOWED))
             .transpose()?,
+        since_ms: 0,
     })
 }
 

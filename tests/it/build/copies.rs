@@ -314,6 +314,7 @@ fn host(tables: &Tables, name: &str) -> Host {
         tables: tables.clone(),
         host: HostName::parse(name).unwrap(),
         registry_port: front,
+        front: None,
         asked,
         copies,
         turn: Turn::default(),

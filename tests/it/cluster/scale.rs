@@ -53,6 +53,7 @@ fn start_ambassadors(
                 tables: host.tables.clone(),
                 host: host.name.clone(),
                 registry_port,
+                front: None,
                 asked,
                 copies: watch::channel(CopyAddresses::new()).0,
                 turn: Turn::default(),

@@ -152,7 +152,11 @@ fn blank(kind: NodeKind) -> DeployNode {
 
 fn domains() -> impl Strategy<Value = Vec<Domain>> {
     let name = prop_oneof!["[a-z]{1,6}N\\.example", "\\*\\.[a-z]{1,6}N\\.test"];
-    let domain = (name, option::of(Just(1_u16))).prop_map(|(name, port)| Domain { name, port });
+    let domain = (name, option::of(Just(1_u16))).prop_map(|(name, port)| Domain {
+        name,
+        port,
+        since_ms: 0,
+    });
     collection::vec(domain, 0..3)
 }
 

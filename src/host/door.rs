@@ -1,0 +1,134 @@
+//! The host's front door: binds what the operator said, and starts the router there. Where nobody said
+//! anything, a port that is taken is waited for, since it may be given up.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::num::NonZero;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{FrontDoor, Listen};
+use crate::router::front::{self, Front, Settings};
+
+/// Most threads of the router: each has connections of its own to every copy.
+const THREADS_MAX: usize = 8;
+
+/// Largest body of a request: uploads of whole disks are for other ways in.
+const BODY_BYTES_MAX: u64 = 8 << 30;
+
+/// How long a client may take for the head of a request, and stay without sending one.
+const HEAD_MAX: Duration = Duration::from_secs(30);
+
+/// Between two tries to have a port that somebody else has.
+const TAKEN_AGAIN: Duration = Duration::from_secs(15);
+
+/// Connections that wait in the kernel.
+const BACKLOG: i32 = 4_096;
+
+/// The door as it is decided, and what is bound already.
+pub(super) struct Door {
+    /// Told of every change; none where the router is off.
+    pub(super) front: Option<Front>,
+    listen: Listen,
+    bound: Option<TcpListener>,
+}
+
+impl Door {
+    /// Binds where the operator said.
+    ///
+    /// # Errors
+    /// When that cannot be had.
+    pub(super) fn open(config: &FrontDoor) -> anyhow::Result<Self> {
+        let bound = match config.http {
+            Listen::At(address) => Some(bind(address).with_context(|| {
+                format!("listening on {address} for the router; choose another with --http, or off")
+            })?),
+            Listen::Off | Listen::Usual(_) => None,
+        };
+        let threads = available_parallelism().map_or(1, NonZero::get);
+        let settings = Settings {
+            trusted: config.trusted.clone(),
+            access_log: config.access_log,
+            body_max: BODY_BYTES_MAX,
+            head_max: HEAD_MAX,
+            threads: threads.min(THREADS_MAX),
+        };
+        Ok(Self {
+            front: (config.http != Listen::Off).then(|| Front::new(settings)),
+            listen: config.http,
+            bound,
+        })
+    }
+
+    /// Serves until shutdown.
+    ///
+    /// # Errors
+    /// When the router's threads cannot be started, or end by themselves.
+    pub(super) async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let (Some(front), listen) = (self.front, self.listen) else {
+            shutdown.cancelled().await;
+            return Ok(());
+        };
+        let listener = match (self.bound, listen) {
+            (Some(bound), _) => bound,
+            (None, Listen::Usual(port)) => {
+                let until = shutdown.run_until_cancelled(usual(port));
+                match until.await {
+                    Some(listener) => listener,
+                    None => return Ok(()),
+                }
+            }
+            (None, Listen::Off | Listen::At(_)) => return Ok(()),
+        };
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "the router listens");
+        }
+        front::run(front, listener, shutdown).await
+    }
+}
+
+/// The usual port, as soon as it can be had.
+async fn usual(port: u16) -> TcpListener {
+    let mut told = false;
+    loop {
+        let every = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        let old = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+        let tried = bind(every).or_else(|error| match error.kind() {
+            // Somebody has it, or we may not: without IPv6 it would be the same.
+            io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
+            _ => bind(old),
+        });
+        match tried {
+            Ok(listener) => return listener,
+            Err(error) if !told => {
+                told = true;
+                tracing::warn!(
+                    "the router cannot listen on port {port} and leads no domain here yet: {error}; \
+                     it tries again, --http IP:PORT chooses another port, --http off silences this"
+                );
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(TAKEN_AGAIN).await;
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // As a restart needs it; two that listen at the same time are refused all the same.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,253 @@
+//! The router's listeners and threads: accepts, bounds, speaks HTTP/1.1 and HTTP/2, and ends without
+//! cutting requests off.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Front;
+use super::heads::Client;
+use super::proxy::Worker;
+
+/// What a client begins with that knows the server to speak HTTP/2 (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Between two looks at a beginning that could be either version yet.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Connections of all threads at a time; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 16_384;
+
+/// Largest head of a request, bytes, and most headers in it.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+const HEADERS_MAX: usize = 100;
+
+/// Requests of one HTTP/2 connection at a time.
+const STREAMS_MAX: u32 = 128;
+
+/// Streams that a client opened and took back before anybody looked (CVE-2023-44487): more end the
+/// connection.
+const RESETS_MAX: usize = 32;
+
+/// How long requests may go on when the host ends.
+const DRAIN_MAX: Duration = Duration::from_secs(8);
+
+/// Between two looks for connections that stand idle for too long.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// Without a descriptor for another connection: let others finish first.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(25);
+
+/// Serves a listener on threads of its own until shutdown, and then until the requests under way have
+/// ended, though not for long.
+///
+/// # Errors
+/// When a thread or its runtime cannot be started.
+pub async fn run(
+    front: Front,
+    listener: StdListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    listener
+        .set_nonblocking(true)
+        .context("preparing a listener of the router")?;
+    let count = front.0.threads;
+    let mut threads = Vec::new();
+    for n in 0..count {
+        let listener = listener.try_clone();
+        let listener = listener.context("sharing a listener between threads")?;
+        threads.push(start(front.clone(), n, listener, shutdown.clone())?);
+    }
+    // Else clients would be taken in, when the threads are gone, by nobody.
+    drop(listener);
+    // Threads are joined where waiting is allowed.
+    let ended = tokio::task::spawn_blocking(move || {
+        let joined = threads.into_iter().map(JoinHandle::join);
+        joined.filter(Result::is_err).count()
+    });
+    match ended.await.context("waiting for the router's threads")? {
+        0 => Ok(()),
+        count => anyhow::bail!("{count} of the router's threads panicked"),
+    }
+}
+
+fn start(
+    front: Front,
+    n: usize,
+    listener: StdListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting a runtime of the router")?;
+    thread::Builder::new()
+        .name(format!("router-{n}"))
+        .spawn(move || {
+            runtime.block_on(serve(front, n, listener, shutdown));
+        })
+        .context("starting a thread of the router")
+}
+
+async fn serve(front: Front, n: usize, listener: StdListener, shutdown: CancellationToken) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!("the router cannot listen: {error}");
+            return;
+        }
+    };
+    let port = listener.local_addr().map_or(0, |address| address.port());
+    let door = Door::new(front, n, port);
+    let slots = Arc::new(Semaphore::new(
+        (CONNECTIONS_MAX / door.front.0.threads).max(1),
+    ));
+    let connections = TaskTracker::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            break;
+        };
+        let accepted = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break None,
+                accepted = listener.accept() => break Some(accepted),
+                _ = sweep.tick() => door.front.sweep(n),
+            }
+        };
+        match accepted {
+            None => break,
+            Some(Ok((stream, peer))) => {
+                let served = door.serve(stream, peer, shutdown.clone());
+                connections.spawn(async move {
+                    served.await;
+                    drop(slot);
+                });
+            }
+            Some(Err(_)) => tokio::time::sleep(ACCEPT_AGAIN).await,
+        }
+    }
+    drop(listener);
+    connections.close();
+    tokio::time::timeout(DRAIN_MAX, connections.wait())
+        .await
+        .ok();
+}
+
+/// How one thread serves connections.
+struct Door {
+    front: Front,
+    worker: Worker,
+    head_max: Duration,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    port: u16,
+}
+
+impl Door {
+    fn new(front: Front, thread: usize, port: u16) -> Self {
+        let head_max = front.0.head_max;
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_max)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .half_close(false);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .max_local_error_reset_streams(RESETS_MAX)
+            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .keep_alive_interval(head_max)
+            .keep_alive_timeout(head_max);
+        let shared = Arc::clone(&front.0);
+        Self {
+            front,
+            worker: Worker { shared, thread },
+            head_max,
+            http1,
+            http2,
+            port,
+        }
+    }
+
+    fn serve(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        stream.set_nodelay(true).ok();
+        let client = Client {
+            ip: peer.ip().to_canonical(),
+            trusted: self.front.is_trusted(peer),
+            tls: false,
+            port: self.port,
+        };
+        let worker = self.worker.clone();
+        let service = service_fn(move |request| worker.clone().serve(request, client));
+        let (http1, http2) = (self.http1.clone(), self.http2.clone());
+        let head_max = self.head_max;
+        async move {
+            let first = tokio::time::timeout(head_max, begins_as_http_2(&stream));
+            let first = shutdown.run_until_cancelled(first);
+            let ended = match first.await {
+                // Nothing was said.
+                None | Some(Err(_) | Ok(Err(_))) => return,
+                Some(Ok(Ok(true))) => {
+                    let connection = http2.serve_connection(TokioIo::new(stream), service);
+                    tokio::pin!(connection);
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = shutdown.cancelled() => {
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    }
+                }
+                Some(Ok(Ok(false))) => {
+                    let connection = http1.serve_connection(TokioIo::new(stream), service);
+                    let connection = connection.with_upgrades();
+                    tokio::pin!(connection);
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = shutdown.cancelled() => {
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    }
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%peer, "connection: {error}");
+            }
+        }
+    }
+}
+
+/// Whether a connection begins with the preface of HTTP/2.
+async fn begins_as_http_2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let count = stream.peek(&mut first).await?;
+        let said = &first[..count];
+        if count == 0 || count == PREFACE.len() || !PREFACE.starts_with(said) {
+            return Ok(said == PREFACE);
+        }
+        // Waiting for more to read would return at once: there is something to read.
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,165 @@
+//! The front door: an HTTP router on every host. It leads each domain of a live release to healthy
+//! copies of its node, on whatever host they are. Started by `host`; told of every change by whoever
+//! follows the store; reads no store itself, and writes nothing.
+//!
+//! Threads of its own, each with a runtime for one thread: what else the host does, builds among it,
+//! does not delay requests, and connections never change threads.
+
+mod access;
+mod body;
+mod heads;
+mod listen;
+mod pages;
+mod pick;
+mod proxy;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use self::access::Access;
+use self::pick::Backend;
+use crate::model::endpoint::Copy;
+use crate::model::names::StackName;
+use crate::model::reach::Seen;
+use crate::model::route::{self, Domains, Route};
+
+pub use self::listen::run;
+
+/// What the operator decided about the front door.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Proxies in front of this one, whose word about their clients counts.
+    pub trusted: Vec<IpNet>,
+    /// Each so many-th request is written down; 0 for none.
+    pub access_log: u64,
+    /// Largest body of a request, bytes.
+    pub body_max: u64,
+    /// How long a client may take for the head of a request, and stay without sending one.
+    pub head_max: Duration,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// A route that requests are served by.
+struct Live {
+    route: Route,
+    backends: Vec<Arc<Backend>>,
+    /// Whose turn it is among equals.
+    turn: AtomicUsize,
+}
+
+/// What the router's threads share.
+pub(super) struct Shared {
+    table: ArcSwap<Domains<Arc<Live>>>,
+    /// Copies that some route leads to, with what is known of them.
+    backends: Mutex<HashMap<Copy, Arc<Backend>>>,
+    /// Rung after each change of the table.
+    changed: watch::Sender<()>,
+    /// Requests that wait for a copy.
+    waiting: AtomicUsize,
+    trusted: Vec<IpNet>,
+    access: Access,
+    body_max: u64,
+    head_max: Duration,
+    threads: usize,
+    began: Instant,
+}
+
+impl Shared {
+    fn find(&self, host: &str) -> Option<Arc<Live>> {
+        self.table.load().find(host).cloned()
+    }
+
+    /// Milliseconds of a clock that nobody sets.
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The front door, as the rest of the host holds it.
+#[derive(Clone)]
+pub struct Front(Arc<Shared>);
+
+impl Front {
+    /// A door that leads nowhere yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self(Arc::new(Shared {
+            table: ArcSwap::default(),
+            backends: Mutex::default(),
+            changed: watch::Sender::new(()),
+            waiting: AtomicUsize::new(0),
+            trusted: settings.trusted,
+            access: Access::each(settings.access_log),
+            body_max: settings.body_max,
+            head_max: settings.head_max,
+            threads: settings.threads.max(1),
+            began: Instant::now(),
+        }))
+    }
+
+    /// Leads where the store says now, from the next request on. Routes of `frozen` stacks, which cannot
+    /// be read, stay as they are.
+    pub fn update(&self, seen: &Seen, frozen: &BTreeSet<StackName>) {
+        let shared = &self.0;
+        let mut known = shared
+            .backends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = shared.table.load_full();
+        let mut routes = route::table(seen);
+        for old in before.iter() {
+            if frozen.contains(&old.route.stack) {
+                routes.insert(&old.route.domain, old.route.clone());
+            }
+        }
+        let mut table = Domains::default();
+        let mut used = HashMap::new();
+        for route in routes.iter() {
+            let backends = route.copies.iter().map(|copy| {
+                let backend = used.get(copy).or_else(|| known.get(copy)).cloned();
+                let made = || Arc::new(Backend::new(copy.clone(), shared.threads));
+                let backend = backend.unwrap_or_else(made);
+                used.insert(copy.clone(), Arc::clone(&backend));
+                backend
+            });
+            let backends = backends.collect();
+            let same = before.get(&route.domain);
+            let live = match same.filter(|before| before.route == *route) {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(Live {
+                    route: route.clone(),
+                    backends,
+                    turn: AtomicUsize::new(0),
+                }),
+            };
+            table.insert(&route.domain, live);
+        }
+        *known = used;
+        shared.table.store(Arc::new(table));
+        shared.changed.send_replace(());
+    }
+
+    /// Closes connections that one of the threads has kept idle for too long.
+    fn sweep(&self, thread: usize) {
+        let backends = self.0.backends.lock();
+        let backends = backends.unwrap_or_else(PoisonError::into_inner);
+        for backend in backends.values() {
+            backend.sweep(thread);
+        }
+    }
+
+    fn is_trusted(&self, peer: SocketAddr) -> bool {
+        self.0
+            .trusted
+            .iter()
+            .any(|net| net.contains(&peer.ip().to_canonical()))
+    }
+}

@@ -1,0 +1,365 @@
+//! One request: the route of its host, a copy, the copy's answer. A copy that cannot be reached costs a
+//! try, and so does one that breaks off where asking again cannot do anything twice.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::HeaderValue;
+use hyper::http::request;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response, StatusCode, Version, header};
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
+
+use super::access::Entry;
+use super::body::{Answer, Cut, Lease, Out, Upload};
+use super::heads::{self, Bad, Client, REQUEST_ID};
+use super::pages::page;
+use super::pick::{Backend, Busy, pick};
+use super::{Live, Shared};
+use crate::router::forward::{DIAL, WAIT_FOR_COPY, watch_over};
+
+/// Most copies that are tried for one request.
+const TRIES_MAX: usize = 4;
+
+/// How long an application may take until its answer begins.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+
+/// Requests that wait for a copy at a time, as while a node with data is handed over.
+const WAITING_MAX: usize = 1_000;
+
+/// One of the router's threads, as requests see it.
+#[derive(Clone)]
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    /// Which.
+    pub(super) thread: usize,
+}
+
+/// How a try ended without an answer.
+enum Failed {
+    /// It never got there: another copy may be asked, with the same request.
+    Unsent(Box<Request<Upload>>),
+    /// It may have got there.
+    Sent(Why),
+}
+
+enum Why {
+    BrokeOff(hyper::Error),
+    TooLate,
+}
+
+impl Worker {
+    /// Answers a request, whatever it is.
+    pub(super) async fn serve(
+        self,
+        request: Request<Incoming>,
+        client: Client,
+    ) -> Result<Response<Out>, Infallible> {
+        let id = heads::request_id(request.headers(), client);
+        let mut entry = self.entry(&request, client, &id);
+        let version = request.version();
+        let answer = self.answer(request, client, &id, &mut entry).await;
+        let mut response = answer.unwrap_or_else(|status| page(status, &id));
+        if version == Version::HTTP_2 {
+            response.headers_mut().remove(header::CONNECTION);
+        }
+        if let Some(entry) = &mut entry {
+            entry.status = response.status();
+        }
+        Ok(response.map(|out| out.telling(entry)))
+    }
+
+    fn entry(
+        &self,
+        request: &Request<Incoming>,
+        client: Client,
+        id: &HeaderValue,
+    ) -> Option<Entry> {
+        self.shared.access.wanted().then(|| Entry {
+            began: Instant::now(),
+            id: id.clone(),
+            client: client.ip,
+            method: request.method().clone(),
+            host: String::new(),
+            path: request.uri().path().to_owned(),
+            status: StatusCode::OK,
+            node: String::new(),
+            job: String::new(),
+            tries: 0,
+        })
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        client: Client,
+        id: &HeaderValue,
+        entry: &mut Option<Entry>,
+    ) -> Result<Response<Out>, StatusCode> {
+        let asks = heads::upgrade(request.version(), request.headers());
+        let upgrade = asks.is_some().then(|| hyper::upgrade::on(&mut request));
+        let (mut parts, body) = request.into_parts();
+        let host = heads::host(&parts).map_err(|bad| match bad {
+            Bad::Host => StatusCode::BAD_REQUEST,
+            Bad::Method => StatusCode::METHOD_NOT_ALLOWED,
+        })?;
+        let live = self.shared.find(&host);
+        if let Some(entry) = entry {
+            entry.host.clone_from(&host);
+            if let Some(live) = &live {
+                entry.led(&live.route);
+            }
+        }
+        let live = live.ok_or(StatusCode::NOT_FOUND)?;
+        let max = self.shared.body_max;
+        if body.size_hint().lower() > max {
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        heads::to_application(&mut parts, &host, client, id);
+        if let Some(protocol) = asks {
+            let headers = &mut parts.headers;
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, protocol);
+        }
+        // Asking twice must not do anything twice (RFC 9110, 9.2.2).
+        let again = body.is_end_stream() && upgrade.is_none() && parts.method.is_idempotent();
+        let again = again.then(|| parts.clone());
+        let upload = match body.is_end_stream() {
+            true => Upload::empty(),
+            false => Upload::new(body, max),
+        };
+        let request = Request::from_parts(parts, upload);
+        let mut tries = Tries {
+            worker: self,
+            live,
+            host,
+            tried: Vec::new(),
+            again,
+        };
+        let answered = tries.run(request).await;
+        if let Some(entry) = entry {
+            entry.tries = tries.tried.len();
+            if let Ok((_, busy, _)) = &answered {
+                entry.answered(busy.backend());
+            }
+        }
+        let (response, busy, lease) = answered?;
+        finish(response, busy, lease, upgrade, id)
+    }
+}
+
+/// Hands an application's answer on.
+fn finish(
+    mut response: Response<Incoming>,
+    busy: Busy,
+    lease: Lease,
+    upgrade: Option<OnUpgrade>,
+    id: &HeaderValue,
+) -> Result<Response<Out>, StatusCode> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client) = upgrade else {
+            return Err(StatusCode::BAD_GATEWAY);
+        };
+        let server = hyper::upgrade::on(&mut response);
+        tokio::spawn(tunnel(client, server, busy));
+        let (mut parts, _) = response.into_parts();
+        let protocol = parts.headers.get(header::UPGRADE).cloned();
+        heads::strip_hops(&mut parts.headers);
+        let headers = &mut parts.headers;
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.extend(protocol.map(|protocol| (header::UPGRADE, protocol)));
+        headers.insert(REQUEST_ID, id.clone());
+        return Ok(Response::from_parts(parts, Out::page(bytes::Bytes::new())));
+    }
+    let (mut parts, body) = response.into_parts();
+    heads::strip_hops(&mut parts.headers);
+    parts.headers.insert(REQUEST_ID, id.clone());
+    parts.version = Version::HTTP_11;
+    let answer = Answer::new(body, busy, lease);
+    Ok(Response::from_parts(parts, Out::answer(answer)))
+}
+
+/// Passes on what both sides say once they agreed to go on in another protocol. Nothing the client
+/// says gets through before the application has agreed.
+async fn tunnel(client: OnUpgrade, server: OnUpgrade, busy: Busy) {
+    let Ok((client, server)) = tokio::try_join!(client, server) else {
+        return;
+    };
+    let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+    // Either side hanging up is the normal end.
+    copy_bidirectional(&mut client, &mut server).await.ok();
+    drop(busy);
+}
+
+/// The tries of one request.
+struct Tries<'a> {
+    worker: &'a Worker,
+    live: Arc<Live>,
+    host: String,
+    tried: Vec<SocketAddr>,
+    /// The head, if the request may be sent again after it has been sent.
+    again: Option<request::Parts>,
+}
+
+type Answered = (Response<Incoming>, Busy, Lease);
+
+impl Tries<'_> {
+    async fn run(&mut self, mut request: Request<Upload>) -> Result<Answered, StatusCode> {
+        let shared = &self.worker.shared;
+        loop {
+            let Some(busy) = self.next().await else {
+                // All that there are were tried, or there were none for long enough.
+                return Err(match self.tried.is_empty() {
+                    true => StatusCode::SERVICE_UNAVAILABLE,
+                    false => StatusCode::BAD_GATEWAY,
+                });
+            };
+            let backend = Arc::clone(busy.backend());
+            let failed = match self.worker.send(&backend, request).await {
+                Ok((response, lease)) => {
+                    backend.succeeded();
+                    return Ok((response, busy, lease));
+                }
+                Err(failed) => failed,
+            };
+            if let Failed::Sent(Why::BrokeOff(error)) = &failed
+                && let Some(cut) = Cut::in_error(error)
+            {
+                // The client's doing.
+                return Err(match cut {
+                    Cut::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                    Cut::Paused => StatusCode::REQUEST_TIMEOUT,
+                });
+            }
+            backend.failed(shared.now_ms());
+            self.tried.push(backend.address());
+            request = match (failed, self.again.clone()) {
+                (Failed::Unsent(request), _) => *request,
+                (Failed::Sent(Why::BrokeOff(_)), Some(parts)) => {
+                    Request::from_parts(parts, Upload::empty())
+                }
+                (Failed::Sent(Why::BrokeOff(error)), None) => {
+                    tracing::debug!(copy = %backend.copy.job_id, "broke off: {error}");
+                    return Err(StatusCode::BAD_GATEWAY);
+                }
+                (Failed::Sent(Why::TooLate), _) => return Err(StatusCode::GATEWAY_TIMEOUT),
+            };
+        }
+    }
+
+    /// The copy to ask next. Waits for one while there is none, as while a node with data is handed over.
+    async fn next(&mut self) -> Option<Busy> {
+        if self.tried.len() >= TRIES_MAX {
+            return None;
+        }
+        if let Some(busy) = self.pick() {
+            return Some(busy);
+        }
+        let shared = &self.worker.shared;
+        let waiting = Waiting::begin(shared)?;
+        let mut changed = shared.changed.subscribe();
+        let until = tokio::time::Instant::now() + WAIT_FOR_COPY;
+        let found = tokio::time::timeout_at(until, async {
+            loop {
+                self.live = shared.find(&self.host)?;
+                if let Some(busy) = self.pick() {
+                    return Some(busy);
+                }
+                changed.changed().await.ok()?;
+            }
+        });
+        let found = found.await.ok().flatten();
+        drop(waiting);
+        found
+    }
+
+    fn pick(&self) -> Option<Busy> {
+        let shared = &self.worker.shared;
+        let turn = self.live.turn.fetch_add(1, Ordering::Relaxed);
+        let backends = &self.live.backends;
+        pick(backends, &self.tried, turn, shared.now_ms()).map(Busy::with)
+    }
+}
+
+/// One of the requests that wait for a copy.
+struct Waiting<'a>(&'a Shared);
+
+impl<'a> Waiting<'a> {
+    fn begin(shared: &'a Shared) -> Option<Self> {
+        let before = shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Self(shared);
+        (before < WAITING_MAX).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Worker {
+    /// Sends a request to a copy: over a connection that stands idle, else over a new one.
+    async fn send(
+        &self,
+        backend: &Arc<Backend>,
+        request: Request<Upload>,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let mut request = request;
+        while let Some(sender) = backend.take(self.thread) {
+            match self.over(sender, request).await {
+                // It was closed meanwhile: that says nothing of the copy.
+                Err(Failed::Unsent(unsent)) => request = *unsent,
+                other => return other,
+            }
+        }
+        let Some(sender) = connect(backend.address()).await else {
+            return Err(Failed::Unsent(Box::new(request)));
+        };
+        self.over(sender, request).await
+    }
+
+    async fn over(
+        &self,
+        mut sender: SendRequest<Upload>,
+        request: Request<Upload>,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        if sender.ready().await.is_err() {
+            return Err(Failed::Unsent(Box::new(request)));
+        }
+        let answer = sender.try_send_request(request);
+        let Ok(answer) = tokio::time::timeout(ANSWER_MAX, answer).await else {
+            return Err(Failed::Sent(Why::TooLate));
+        };
+        let thread = self.thread;
+        match answer {
+            Ok(response) => Ok((response, Lease { sender, thread })),
+            Err(mut error) => match error.take_message() {
+                Some(request) => Err(Failed::Unsent(Box::new(request))),
+                None => Err(Failed::Sent(Why::BrokeOff(error.into_error()))),
+            },
+        }
+    }
+}
+
+async fn connect(address: SocketAddr) -> Option<SendRequest<Upload>> {
+    let stream = tokio::time::timeout(DIAL, TcpStream::connect(address)).await;
+    let stream = stream.ok()?.ok()?;
+    // Latency before throughput; a socket that refuses the option still works.
+    stream.set_nodelay(true).ok();
+    watch_over(&stream);
+    let io = TokioIo::new(stream);
+    let (sender, connection) = http1::handshake(io).await.ok()?;
+    tokio::spawn(async move {
+        // Its end is the requests' matter.
+        connection.with_upgrades().await.ok();
+    });
+    Some(sender)
+}
