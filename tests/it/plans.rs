@@ -114,6 +114,129 @@ fn what_has_no_room_beside_its_live_copy_is_squeezed_and_nothing_else() {
     assert!(squeezed(&drains).is_empty());
 }
 
+/// A world in which the host still sees a job that is placed there no more.
+fn only_seen(text: &str, job: &str) -> World {
+    let mut world = script::world(text).expect("a good world");
+    let mut placed = world.assignments.keys();
+    let seat = placed.find(|(placed, _)| placed.to_string() == job);
+    let seat = seat.expect("the job").clone();
+    world.assignments.remove(&seat);
+    world.run.remove(&seat.0);
+    world
+}
+
+/// What becomes of each job, without the verdicts.
+fn changes(world: &World) -> Vec<String> {
+    let text = script::plan_text(&dowding::plan(world));
+    let lines = text.lines().filter(|line| !line.starts_with(' '));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn who_links_and_is_still_seen_keeps_what_it_links_to() {
+    let text = "now_ms: 1000\nhosts: {alpha: {}}\nstacks:\n  ragnar:\n    live: b2\n    retiring: a1\n    \
+        releases: {a1: {web: {link: [logic]}, logic: {}}, b2: {web: {}, logic: {}}}\n\
+        jobs:\n  - {job: ragnar/a1/web/0, host: alpha, state: stopping}\n  \
+        - {job: ragnar/a1/logic/0, host: alpha, state: healthy}\n  \
+        - {job: ragnar/b2/web/0, host: alpha, state: healthy}\n  \
+        - {job: ragnar/b2/logic/0, host: alpha, state: healthy}\n";
+    let mut world = only_seen(text, "ragnar/a1/web/0");
+    let stop = "stop    ragnar/a1/logic/0 on alpha: replaced by b2".to_owned();
+    assert!(!changes(&world).contains(&stop), "{:?}", changes(&world));
+    world
+        .states
+        .retain(|(_, job), _| job.to_string() != "ragnar/a1/web/0");
+    assert!(changes(&world).contains(&stop), "{:?}", changes(&world));
+}
+
+#[test]
+fn what_is_still_seen_has_its_room_until_it_is_gone() {
+    let text = "hosts: {alpha: {memory_mb: 1000}}\nstacks:\n  ragnar:\n    live: a1\n    \
+        releases: {a1: {api: {memory_mb: 600}, web: {memory_mb: 600, scale: 0}}}\n\
+        jobs: [{job: ragnar/a1/web/0, host: alpha, state: stopping}]\n";
+    let mut world = only_seen(text, "ragnar/a1/web/0");
+    let blocked = "blocked ragnar/a1/api/0: 1× no room: ";
+    assert!(
+        changes(&world)[0].starts_with(blocked),
+        "{:?}",
+        changes(&world)
+    );
+    world.states.clear();
+    assert_eq!(changes(&world), ["start   ragnar/a1/api/0 on alpha"]);
+}
+
+#[test]
+fn an_old_container_of_the_same_slot_does_not_keep_the_port_from_it() {
+    let text = "hosts: {alpha: {}}\nstacks: {ragnar: {live: a1, releases: {a1: {dns: {port: 53}, names: {port: 53}}}}}\n\
+        jobs: [{job: ragnar/a1/dns/0, host: alpha, state: stopping}]\n";
+    let world = only_seen(text, "ragnar/a1/dns/0");
+    let held = "blocked ragnar/a1/names/0: 1× port 53 is held by ragnar/dns.0";
+    assert_eq!(changes(&world), ["start   ragnar/a1/dns/0 on alpha", held]);
+}
+
+#[test]
+fn of_hosts_that_are_as_full_the_one_that_has_run_the_image_is_taken() {
+    let text = "hosts: {alpha: {}, beta: {}}\nstacks:\n  \
+        other: {live: c3, releases: {c3: {site: {}}}}\n  \
+        ragnar: {live: a1, releases: {a1: {api: {}, web: {}}}}\n\
+        jobs:\n  - {job: other/c3/site/0, host: alpha}\n  - {job: ragnar/a1/api/0, host: beta}\n";
+    let mut world = script::world(text).expect("a good world");
+    let lines = changes(&world);
+    assert!(
+        lines.contains(&"start   ragnar/a1/web/0 on alpha".to_owned()),
+        "{lines:?}"
+    );
+    sim::settle(&mut world);
+    let lines = changes(&world);
+    assert!(
+        lines.contains(&"start   ragnar/a1/web/0 on beta".to_owned()),
+        "{lines:?}"
+    );
+}
+
+/// The next pointer of `ragnar`.
+fn next_pointer(world: &World) -> Option<viking::model::release::Pointer> {
+    let name = viking::model::names::StackName::parse("ragnar").expect("a name");
+    rollout::step(world, &name).map(|step| step.pointer)
+}
+
+const TWO_SLOTS: &str = "hosts: {alpha: {}}\nstacks:\n  ragnar:\n    live: a1\n    staged: b2\n    phase: staging\n    \
+    fetched: [alpha]\n    releases: {a1: {db: {volume: true, scale: 2}}, b2: {db: {volume: true, scale: 2}}}\n\
+    jobs:\n  - {job: ragnar/a1/db/0, host: alpha, state: healthy}\n  - {job: ragnar/a1/db/1, host: alpha, state: healthy}\n\
+    fixed: {ragnar/db.0: alpha, ragnar/db.1: alpha}\n";
+
+#[test]
+fn slots_are_handed_over_one_at_a_time() {
+    let world = script::world(TWO_SLOTS).expect("a good world");
+    let pointer = next_pointer(&world).expect("a step");
+    let cut: Vec<_> = pointer.cut.iter().map(|(_, slot)| *slot).collect();
+    assert_eq!(cut, [0]);
+}
+
+#[test]
+fn a_hand_over_that_was_put_off_is_tried_again_only_after_a_while() {
+    let mut world = script::world(TWO_SLOTS).expect("a good world");
+    for stack in world.stacks.values_mut() {
+        stack.pointer.reason = "hand-over put off: test".to_owned();
+    }
+    world.now_ms = rollout::CUT_AGAIN_MS - 1;
+    assert_eq!(next_pointer(&world), None);
+    world.now_ms += 1;
+    assert_eq!(next_pointer(&world).expect("a step").cut.len(), 1);
+}
+
+#[test]
+fn what_was_live_retires_when_a_release_goes_live() {
+    let text = "hosts: {alpha: {}}\nstacks:\n  ragnar:\n    live: a1\n    staged: b2\n    phase: staging\n    \
+        releases: {a1: {web: {}}, b2: {web: {}}}\n\
+        jobs:\n  - {job: ragnar/a1/web/0, host: alpha, state: healthy}\n  - {job: ragnar/b2/web/0, host: alpha, state: healthy}\n";
+    let world = script::world(text).expect("a good world");
+    let pointer = next_pointer(&world).expect("a step");
+    let tags = [&pointer.live, &pointer.staged, &pointer.retiring];
+    let tags = tags.map(|tag| tag.as_ref().map(viking::model::names::Tag::as_str));
+    assert_eq!(tags, [Some("b2"), None, Some("a1")]);
+}
+
 mod properties {
     use super::*;
     use proptest::prelude::*;
