@@ -20,7 +20,7 @@ use crate::e2e::repo::Commit;
 /// last of each seed, which are good.
 const SEEDS: u64 = 8;
 const PUSHES: u32 = 25;
-/// How long an engine takes to stop a container, and to start one.
+/// How long an engine takes to start a container and, in every other seed, to stop one.
 const ENGINE_TAKES: Duration = Duration::from_millis(200);
 /// One stop and one start, until it is seen to be healthy and a client has looked.
 const STOP_AND_START: Duration = Duration::from_millis(1_000);
@@ -170,7 +170,11 @@ impl Walk {
         for host in &followed.cluster.hosts {
             host.engine.build_fails("hopeless", &[], "it is");
             host.engine.latency("start", ENGINE_TAKES);
-            host.engine.latency("stop", ENGINE_TAKES);
+            // A slow stop hides that a copy was told to stop too early: who found it just before still gets
+            // an answer. In every other seed it takes none.
+            if seed.is_multiple_of(2) {
+                host.engine.latency("stop", ENGINE_TAKES);
+            }
         }
         followed.add().await;
         Self {
