@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# viking in one command: builds it, puts examples/ragnar into a git repository, brings it up, fetches the page from
-# the endpoint of a job, shows the status, and takes everything down again.
+# viking in one command: builds it, puts examples/ragnar into a git repository, brings it up, fetches the page
+# through the router, shows where it leads and the status, and takes everything down again.
 #
 #   deploy/demo.sh          a second run takes seconds: binary, base images, store and registry data stay in place
 #   deploy/demo.sh --fresh  forgets those of earlier demos first (their volumes too)
@@ -69,17 +69,19 @@ make_repository() {
 }
 
 start_host() {
-    local api registry
+    local api registry front
     api=127.0.0.1:$(free_port 18791)
     registry=$(free_port 15000)
+    front=127.0.0.1:$(free_port 18080)
     # Whatever this machine is configured as, the demo is a cluster of its own.
     FLAGS=(--config /dev/null --data-dir "$DATA" --docker "$(docker_address)" --api "$api"
-        --registry-port "$registry" --registry-image viking/registry:2)
+        --registry-port "$registry" --registry-image viking/registry:2 --http "$front")
     mkdir -p "$DATA"
     at_exit take_down
     "$VIKING" host "${FLAGS[@]}" >"$HOST_LOG" 2>&1 </dev/null &
     HOST_PID=$!
     API=$api
+    PAGE=http://ragnar.localhost:${front##*:}/
     wait_for "$ANSWER_LIMIT" host_answers_or_died
     host_answers || fail "viking host does not answer at $api"
 }
@@ -93,20 +95,20 @@ status_json() { "$VIKING" status -o json --api "$API"; }
 healthy() {
     status_json | jq --exit-status '
         [.stacks[] | select(.stack == "ragnar")] | length == 1 and all(.health == "healthy")' >/dev/null &&
-        [ -n "$(endpoint)" ]
+        page >/dev/null 2>&1
 }
 
-endpoint() {
-    status_json | jq --raw-output '
-        [.stacks[] | select(.stack == "ragnar") | .nodes[] | select(.node == "website")
-         | .jobs[] | select(.state == "healthy") | .endpoints[].address] | first // empty'
+# The name is this machine's own, whatever its resolver says.
+page() {
+    local front=${PAGE#http://ragnar.localhost:}
+    curl --silent --show-error --fail --max-time 10 --resolve "ragnar.localhost:${front%/}:127.0.0.1" "$PAGE"
 }
 
 show() {
-    local address
-    address=$(endpoint)
-    say "curl http://$address/"
-    curl --silent --show-error --fail --max-time 10 "http://$address/"
+    say "curl $PAGE"
+    page
+    say "viking route $PAGE"
+    "$VIKING" route "$PAGE" --api "$API"
     say "viking status"
     "$VIKING" status --api "$API"
 }

@@ -247,8 +247,7 @@ impl Of<'_> {
 }
 
 fn note(wanted: &ReleaseNode) -> String {
-    let routed = matches!(wanted.kind, NodeKind::Website { .. }) || !wanted.domains.is_empty();
-    if routed {
+    if matches!(wanted.kind, NodeKind::Website { .. }) {
         NOT_ROUTED.to_owned()
     } else {
         String::new()

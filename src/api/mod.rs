@@ -10,6 +10,7 @@ pub(crate) mod jobs;
 mod operate;
 mod plan;
 mod read;
+mod route;
 mod routes;
 pub mod status;
 mod streams;

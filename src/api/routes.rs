@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use super::{Shared, change, env, guard, hosts, operate, plan, read, streams, why};
+use super::{Shared, change, env, guard, hosts, operate, plan, read, route, streams, why};
 
 /// One route.
 #[derive(Debug, Clone, Copy)]
@@ -110,6 +110,15 @@ pub const ROUTES: &[Route] = &[
         "/v1/why/{stack}/{node}",
         "why NODE's or NODE.SLOT's jobs are where they are, or nowhere; ?not=HOST",
         || get(why::why),
+    ),
+    quick("GET", "/v1/routes", "domains and where they lead", || {
+        get(route::routes)
+    }),
+    quick(
+        "GET",
+        "/v1/route",
+        "where a URL leads, and why; ?url=",
+        || get(route::route),
     ),
     quick("GET", "/v1/status", "how all stacks are", || {
         get(read::status_of_all)

@@ -2,6 +2,7 @@
 //! acts.
 
 mod plan;
+mod route;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::model::names::{HostName, NameError, NodeName, StackName, Tag};
 use crate::model::vikingfile::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, host_tag, memory_bytes};
 
 pub use plan::{ApplyArgs, DiffArgs, PlanArgs};
+pub use route::RouteArgs;
 
 const AFTER: &str = "\
 Examples:
@@ -110,6 +112,10 @@ pub enum Command {
     Diff(DiffArgs),
     /// Say why jobs are where they are, or nowhere: what the rules said of each host
     Why(WhyArgs),
+    /// List domains and where they lead
+    Routes,
+    /// Say where the router leads an address, and why
+    Route(RouteArgs),
     /// Try out what would be done: in a world that is written down, or in one that is not here
     Sim(Box<SimArgs>),
     /// Print what jobs print

@@ -17,6 +17,7 @@ mod logs;
 mod operate;
 pub mod output;
 mod plan;
+mod route;
 pub mod show;
 mod sim;
 mod sources;
@@ -80,6 +81,8 @@ pub async fn run(cli: Cli, layers: Layers) -> Outcome {
         Command::Events(args) => lists::events(&context, args.stack.as_ref()).await,
         Command::History(args) => lists::history(&context, &args.stack).await,
         Command::Why(args) => why::why(&context, &args).await,
+        Command::Routes => route::routes(&context).await,
+        Command::Route(args) => route::route(&context, &args).await,
         Command::Plan(args) => plan::plan(&context, &args).await,
         Command::Apply(args) => plan::apply(&context, &args).await,
         Command::Diff(args) => plan::diff(&context, &args).await,

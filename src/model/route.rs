@@ -22,6 +22,8 @@ pub struct Route {
     pub node: NodeName,
     /// The container port; `None` while nothing that is running says which is the first.
     pub port: Option<u16>,
+    /// Since when its stack has the domain, Unix milliseconds; 0 when that is not on record.
+    pub since_ms: u64,
     /// Healthy copies, in order.
     pub copies: Vec<Copy>,
     /// Other stacks whose live releases name the domain too, and do not have it.
@@ -146,6 +148,7 @@ fn route(seen: &Seen, reach: &Reach<'_>, domain: &str, claim: &Claim<'_>) -> Rou
         stack: stack.clone(),
         node: node.clone(),
         port,
+        since_ms: claim.since_ms,
         copies: copies.unwrap_or_default(),
         denied: Vec::new(),
     }
@@ -190,3 +193,7 @@ pub fn host_of(authority: &str) -> Option<String> {
 
 /// Longest host name (RFC 1035, 2.3.4).
 const HOST_BYTES_MAX: usize = 253;
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

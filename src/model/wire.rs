@@ -50,6 +50,59 @@ impl<T> List<T> {
     }
 }
 
+/// One domain and where it leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRow {
+    /// The domain, perhaps with a leading `*.`.
+    pub domain: String,
+    /// The stack that has it.
+    pub stack: StackName,
+    /// Its node.
+    pub node: NodeName,
+    /// The container port.
+    pub port: Option<u16>,
+    /// Copies that may be asked.
+    pub copies: usize,
+    /// Since when the stack has it, RFC 3339; empty when that is not on record.
+    #[serde(default)]
+    pub since: String,
+    /// Nodes that name it too and do not have it, as `stack/node`.
+    #[serde(default)]
+    pub denied: Vec<String>,
+}
+
+/// Where a URL leads and why: the answer of `/v1/route`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteReport {
+    /// `viking.route/v1`.
+    pub schema: String,
+    /// The host name that was asked for.
+    pub host: String,
+    /// The domain that it falls under; none when it leads nowhere.
+    pub route: Option<RouteRow>,
+    /// In words.
+    pub because: String,
+    /// Every copy of the node, those that are asked first.
+    pub copies: Vec<RouteCopy>,
+}
+
+/// A copy of a node, as a route sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteCopy {
+    /// `stack/node.slot`.
+    pub job: String,
+    /// The tag it runs at.
+    pub tag: Tag,
+    /// Where it runs.
+    pub host: HostName,
+    /// Where it is dialled from the host that answers this.
+    pub address: Option<String>,
+    /// Whether requests are sent to it.
+    pub asked: bool,
+    /// Why, in words.
+    pub because: String,
+}
+
 /// Body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {

@@ -1,6 +1,7 @@
 //! Blocking requests of tests, with one time limit and no proxy; and ports to listen on.
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -28,6 +29,24 @@ pub(crate) fn fetch(url: &str) -> Result<String, String> {
     match answer.status().is_success() {
         true => Ok(text),
         false => Err(format!("{url}: {} {text}", answer.status())),
+    }
+}
+
+/// The body of a page of a domain that a router at `front` serves, over a connection of its own.
+pub(crate) fn page(front: &str, domain: &str, path: &str) -> Result<String, String> {
+    let ask = format!("GET {path} HTTP/1.1\r\nHost: {domain}\r\nConnection: close\r\n\r\n");
+    let answer = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(front)?;
+        stream.set_read_timeout(Some(3 * ANSWER))?;
+        stream.write_all(ask.as_bytes())?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        Ok(said)
+    };
+    let said = answer().map_err(|error| format!("{domain}{path}: {error}"))?;
+    match said.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
+        _ => Err(format!("{domain}{path}: {said:?}")),
     }
 }
 

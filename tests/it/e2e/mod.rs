@@ -23,5 +23,6 @@ mod push;
 mod registry;
 mod remove;
 pub(crate) mod repo;
+mod router;
 mod source;
 pub(crate) mod world;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::docker::{Container, Docker, Runs, runs};
-use super::http::{fetch, free_port};
+use super::http::{fetch, free_port, page};
 use super::proxy::Proxy;
 use super::repo::{Commit, Repo};
 
@@ -30,6 +30,8 @@ pub(crate) struct World {
     dir: tempfile::TempDir,
     api: String,
     pub(crate) registry_port: u16,
+    /// Where the router listens.
+    pub(crate) front: String,
     pub(crate) docker: Docker,
     proxy: Proxy,
     host: Option<Child>,
@@ -58,6 +60,7 @@ impl World {
             name: name.to_owned(),
             api: format!("127.0.0.1:{}", free_port()),
             registry_port: free_port(),
+            front: format!("127.0.0.1:{}", free_port()),
             dir,
             docker,
             proxy,
@@ -118,6 +121,7 @@ impl World {
             ["--data-dir", &data],
             ["--docker", &self.proxy.address()],
             ["--registry-port", &self.registry_port.to_string()],
+            ["--http", &self.front],
             ["--registry-image", "viking/registry:2"],
             ["--host-name", &self.host_name()],
         ];
@@ -206,6 +210,11 @@ impl World {
     pub(crate) fn get(&self, path: &str) -> Result<Value, String> {
         let text = fetch(&format!("http://{}{path}", self.api))?;
         Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// The page of a domain through the router.
+    pub(crate) fn visit(&self, domain: &str, path: &str) -> Result<String, String> {
+        page(&self.front, domain, path)
     }
 
     /// Runs a command of the CLI.
