@@ -146,7 +146,8 @@ pub async fn serve(
 
     let (copies, addresses) = watch::channel(CopyAddresses::new());
     let turn = Turn::default();
-    let door = Door::open(&config.front)?;
+    let (drains, draining) = watch::channel(Vec::new());
+    let door = Door::open(&config.front, drains)?;
     let ambassador = Ambassador {
         tables: tables.clone(),
         host: config.host.clone(),
@@ -170,6 +171,7 @@ pub async fn serve(
         api: config.api.to_string(),
         machine_id,
         listen,
+        draining,
         progress: progress.clone(),
         keep_alives: keep_alives.handle(),
     };

@@ -213,6 +213,7 @@ fn add(world: &mut World, text: &str) -> Result<(), Failure> {
         api: String::new(),
         started_ms: world.now_ms,
         fetched: Vec::new(),
+        draining: Vec::new(),
         volumes: Some(Vec::new()),
     };
     world.hosts.insert(name.clone(), record);

@@ -14,6 +14,7 @@ use super::volume;
 use crate::clock;
 use crate::docker::SharedEngine;
 use crate::model::host::{Capacity, Declared, EngineState, Fetched, HostRecord, Member, READS};
+use crate::model::job::JobId;
 use crate::model::names::HostName;
 use crate::model::world::PinKey;
 use crate::store::LeaseId;
@@ -55,6 +56,8 @@ pub struct Heartbeat {
     pub started_ms: u64,
     /// Images fetched ahead, as the worker knows it.
     pub fetched: watch::Receiver<Vec<Fetched>>,
+    /// Copies that still have requests though no route leads to them, as the router knows it.
+    pub draining: watch::Receiver<Vec<JobId>>,
     /// Whose data is here, as it was seen last.
     pub volumes: Option<Vec<PinKey>>,
 }
@@ -124,6 +127,7 @@ impl Heartbeat {
                             return;
                         }
                     }
+                    () = changed(&mut self.draining) => {}
                 }
             }
         };
@@ -184,6 +188,7 @@ impl Heartbeat {
             api: self.api.clone(),
             started_ms: self.started_ms,
             fetched: self.fetched.borrow_and_update().clone(),
+            draining: self.draining.borrow_and_update().clone(),
             volumes: self.volumes.clone(),
         }
     }
@@ -235,5 +240,12 @@ impl Heartbeat {
                 false
             }
         }
+    }
+}
+
+/// Waits for a change; for ever where there is no router that could say one.
+async fn changed<T>(of: &mut watch::Receiver<T>) {
+    if of.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

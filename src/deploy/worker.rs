@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{RwLock, Semaphore, mpsc};
+use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ use super::view::View;
 use crate::clock;
 use crate::docker::SharedEngine;
 use crate::model::host::{Declared, LEASE_TTL};
+use crate::model::job::JobId;
 use crate::model::names::HostName;
 use crate::store::election::LeaseKeeper;
 use crate::store::keys::Family;
@@ -61,6 +62,8 @@ pub struct Worker {
     pub machine_id: String,
     /// The ambassador.
     pub listen: Listen,
+    /// Copies that still have requests though no route leads to them, as the router knows it.
+    pub draining: watch::Receiver<Vec<JobId>>,
     /// Where people watch.
     pub progress: ProgressSink,
     /// Where keep-alives run, so that nothing here can starve them.
@@ -97,6 +100,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
         machine_id: worker.machine_id.clone(),
         started_ms: clock::now_ms(),
         fetched,
+        draining: worker.draining.clone(),
         volumes: None,
     };
     tokio::join!(

@@ -8,9 +8,11 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{FrontDoor, Listen};
+use crate::model::job::JobId;
 use crate::router::front::{self, Front, Settings};
 
 /// Most threads of the router: each has connections of its own to every copy.
@@ -37,11 +39,15 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Binds where the operator said.
+    /// Binds where the operator said. `draining` is told which copies still have requests though no route
+    /// leads to them.
     ///
     /// # Errors
     /// When that cannot be had.
-    pub(super) fn open(config: &FrontDoor) -> anyhow::Result<Self> {
+    pub(super) fn open(
+        config: &FrontDoor,
+        draining: watch::Sender<Vec<JobId>>,
+    ) -> anyhow::Result<Self> {
         let bound = match config.http {
             Listen::At(address) => Some(bind(address).with_context(|| {
                 format!("listening on {address} for the router; choose another with --http, or off")
@@ -57,7 +63,7 @@ impl Door {
             threads: threads.min(THREADS_MAX),
         };
         Ok(Self {
-            front: (config.http != Listen::Off).then(|| Front::new(settings)),
+            front: (config.http != Listen::Off).then(|| Front::new(settings, draining)),
             listen: config.http,
             bound,
         })

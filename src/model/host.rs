@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::job::JobId;
 use super::names::HostName;
 use super::spec::ImageRef;
 use super::world::PinKey;
@@ -132,6 +133,10 @@ pub struct HostRecord {
     /// What became of the images it was asked to fetch ahead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fetched: Vec<Fetched>,
+    /// Copies that no route leads to any more, and that still have requests of its router: they are not
+    /// stopped before those have ended, or the drain limit is over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<JobId>,
     /// Whose data it has, by the labels of its volumes: a pin that is not on record, as after a
     /// restore of an older copy, is found by it. Absent as long as its engine has not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]

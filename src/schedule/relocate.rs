@@ -6,7 +6,7 @@
 //! when whoever looked its endpoint up has had time to ask.
 
 use super::judge::EXITS_MAX;
-use super::retire::DRAIN_MS;
+use super::retire::{DRAIN_MS, DRAIN_MS_MAX, has_requests};
 use super::wanted::{Role, Wanted};
 use crate::model::host::Readiness;
 use crate::model::job::{Assignment, JobState};
@@ -101,9 +101,13 @@ pub fn drain_left_ms(world: &World, placed: &Assignment) -> Option<u64> {
         .state(answers)
         .filter(|s| s.state == JobState::Healthy)?;
     let since_ms = state.since_ms;
+    let drain_ms = match has_requests(world, placed) {
+        true => DRAIN_MS_MAX,
+        false => DRAIN_MS,
+    };
     Some(
         since_ms
-            .saturating_add(DRAIN_MS)
+            .saturating_add(drain_ms)
             .saturating_sub(world.now_ms),
     )
 }

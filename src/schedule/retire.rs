@@ -4,17 +4,18 @@
 use std::collections::BTreeSet;
 
 use super::wanted::{Role, Wanted, hands_over, own_links};
-use crate::model::job::JobKey;
+use crate::model::job::{Assignment, JobKey};
 use crate::model::names::NodeName;
 use crate::model::world::{StackWorld, World};
 
 /// How long the copies of a replaced node that publish ports go on after promotion, so that whoever
 /// looked an endpoint up just before still gets an answer. Readers of `/ports` follow within
-/// milliseconds; two seconds is room for a slow one. (The router's own drain comes with the router.)
+/// milliseconds; two seconds is room for a slow one, and for a router to say which of its requests
+/// have not ended.
 pub const DRAIN_MS: u64 = 2_000;
 
-/// When a replaced job stops although something still links to it, or cannot end: a container that
-/// the engine does not get rid of must not keep the next release from going live.
+/// When a replaced job stops although something still links to it, it still has requests, or cannot end:
+/// a container that the engine does not get rid of must not keep the next release from going live.
 pub const DRAIN_MS_MAX: u64 = 30_000;
 
 /// Leaves those of a stack's jobs that are wanted: of the retiring release, those that neither have
@@ -78,5 +79,17 @@ fn drained(
         .procs
         .get(&(node.clone(), tag.clone()))
         .is_none_or(|spec| !spec.settings.expose.is_empty());
-    !linked.contains(node) && (!publishes || waited >= DRAIN_MS)
+    let placed = world.placement(&wanted.job);
+    let asked = placed.is_some_and(|placed| has_requests(world, placed));
+    !linked.contains(node) && (!publishes || (waited >= DRAIN_MS && !asked))
+}
+
+/// Whether a router still waits for an answer of a copy that no route leads to any more.
+#[must_use]
+pub fn has_requests(world: &World, placed: &Assignment) -> bool {
+    let mut hosts = world
+        .hosts
+        .values()
+        .filter(|host| !host.draining.is_empty());
+    hosts.any(|host| host.draining.contains(&placed.job.id(placed.instance)))
 }

@@ -207,6 +207,7 @@ fn add_host(world: &mut World, name: &HostName, host: HostText) -> Result<(), St
         api: String::new(),
         started_ms: 0,
         fetched: Vec::new(),
+        draining: Vec::new(),
         volumes: Some(volumes),
     };
     world.hosts.insert(name.clone(), record);

@@ -206,6 +206,47 @@ const TWO_SLOTS: &str = "hosts: {alpha: {}}\nstacks:\n  ragnar:\n    live: a1\n 
     fixed: {ragnar/db.0: alpha, ragnar/db.1: alpha}\n";
 
 #[test]
+fn a_replaced_copy_goes_on_while_a_router_waits_for_its_answer_though_not_for_ever() {
+    let text = include_str!("plans/draining.yml");
+    let mut world = script::world(text).expect("a good world");
+    let stops = |world: &World| {
+        let plan = dowding::plan(world);
+        let stopped = plan
+            .stop
+            .iter()
+            .map(|stop| stop.placement.job.node.to_string());
+        stopped.collect::<Vec<_>>()
+    };
+    let of_web = |placed: &&viking::model::job::Assignment| {
+        placed.job.tag.as_str().starts_with("a1") && placed.job.node.as_str() == "web"
+    };
+    let old = world
+        .assignments
+        .values()
+        .find(of_web)
+        .expect("it is placed");
+    let id = old.job.id(old.instance);
+    let alpha = world.hosts.values_mut().next().expect("alpha");
+    alpha.draining.push(id);
+    world.now_ms = 500 + 2_000;
+    assert_eq!(stops(&world), ["cron"], "it has a request");
+    world.now_ms = 500 + 30_000;
+    assert!(
+        stops(&world).contains(&"web".to_owned()),
+        "that is long enough"
+    );
+    world.now_ms = 500 + 2_000;
+    world
+        .hosts
+        .values_mut()
+        .next()
+        .expect("alpha")
+        .draining
+        .clear();
+    assert!(stops(&world).contains(&"web".to_owned()));
+}
+
+#[test]
 fn slots_are_handed_over_one_at_a_time() {
     let world = script::world(TWO_SLOTS).expect("a good world");
     let pointer = next_pointer(&world).expect("a step");

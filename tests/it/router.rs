@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use viking::model::endpoint::Endpoint;
-use viking::model::job::{Instance, JobKey};
+use viking::model::job::{Instance, JobId, JobKey};
 use viking::model::names::{NodeName, StackName, Tag};
 use viking::model::reach::Seen;
 use viking::model::release::Domain;
@@ -45,6 +46,8 @@ struct Door {
     shutdown: CancellationToken,
     running: Option<JoinHandle<anyhow::Result<()>>>,
     seen: Seen,
+    /// Copies that still have requests though no route leads to them.
+    draining: watch::Receiver<Vec<JobId>>,
     /// Instances that were given out.
     instances: i64,
 }
@@ -79,7 +82,8 @@ impl Door {
             ..Seen::default()
         };
         domains(&mut seen, &["shop.test"]);
-        let front = Front::new(settings);
+        let (drains, draining) = watch::channel(Vec::new());
+        let front = Front::new(settings, drains);
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -90,6 +94,7 @@ impl Door {
             shutdown,
             running: Some(running),
             seen,
+            draining,
             instances: 0,
         };
         door.lead_to(copies);

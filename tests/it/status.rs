@@ -188,6 +188,7 @@ impl Scene {
             api: "127.0.0.1:8791".to_owned(),
             started_ms: NOW,
             fetched: Vec::new(),
+            draining: Vec::new(),
             volumes: None,
         };
         self.0.hosts.insert(host_name(name), record);

@@ -26,11 +26,18 @@ use tokio::sync::watch;
 use self::access::Access;
 use self::pick::Backend;
 use crate::model::endpoint::Copy;
+use crate::model::job::JobId;
 use crate::model::names::StackName;
 use crate::model::reach::Seen;
 use crate::model::route::{self, Domains, Route};
 
 pub use self::listen::run;
+
+/// Between two looks at copies that end what they have.
+const LEAVING_LOOK: Duration = Duration::from_millis(100);
+
+/// Most of them that are said: each is part of what a host says of itself.
+const LEAVING_MAX: usize = 500;
 
 /// What the operator decided about the front door.
 #[derive(Debug, Clone)]
@@ -60,6 +67,10 @@ pub(super) struct Shared {
     table: ArcSwap<Domains<Arc<Live>>>,
     /// Copies that some route leads to, with what is known of them.
     backends: Mutex<HashMap<Copy, Arc<Backend>>>,
+    /// Copies that no route leads to any more, and that still have requests.
+    leaving: Mutex<Vec<Arc<Backend>>>,
+    /// Who is told of those.
+    draining: watch::Sender<Vec<JobId>>,
     /// Rung after each change of the table.
     changed: watch::Sender<()>,
     /// Requests that wait for a copy.
@@ -88,12 +99,15 @@ impl Shared {
 pub struct Front(Arc<Shared>);
 
 impl Front {
-    /// A door that leads nowhere yet.
+    /// A door that leads nowhere yet. `draining` is told which copies still have requests though no route
+    /// leads to them.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, draining: watch::Sender<Vec<JobId>>) -> Self {
         Self(Arc::new(Shared {
             table: ArcSwap::default(),
             backends: Mutex::default(),
+            leaving: Mutex::default(),
+            draining,
             changed: watch::Sender::new(()),
             waiting: AtomicUsize::new(0),
             trusted: settings.trusted,
@@ -142,9 +156,57 @@ impl Front {
             };
             table.insert(&route.domain, live);
         }
-        *known = used;
+        let before = std::mem::replace(&mut *known, used);
+        let gone = before
+            .into_iter()
+            .filter(|(copy, _)| !known.contains_key(copy));
+        let gone: Vec<_> = gone.map(|(_, backend)| backend).collect();
         shared.table.store(Arc::new(table));
         shared.changed.send_replace(());
+        // Last: from now on none of them gets another request.
+        self.let_go(gone);
+    }
+
+    /// Watches over copies that no route leads to any more, until they have no requests.
+    fn let_go(&self, gone: Vec<Arc<Backend>>) {
+        let mut leaving = self
+            .0
+            .leaving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let watched = !leaving.is_empty();
+        leaving.extend(gone);
+        drop(leaving);
+        if self.note_leaving() && !watched {
+            let front = self.clone();
+            tokio::spawn(async move {
+                while front.note_leaving() {
+                    tokio::time::sleep(LEAVING_LOOK).await;
+                }
+            });
+        }
+    }
+
+    /// Says which copies still have requests though no route leads to them; whether there are any.
+    fn note_leaving(&self) -> bool {
+        let shared = &self.0;
+        let mut leaving = shared
+            .leaving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|backend| backend.busy() > 0);
+        let now = leaving
+            .iter()
+            .take(LEAVING_MAX)
+            .map(|backend| &backend.copy.job_id);
+        let mut now: Vec<JobId> = now.cloned().collect();
+        now.sort();
+        shared.draining.send_if_modified(|said| {
+            let new = *said != now;
+            *said = now;
+            new
+        });
+        !leaving.is_empty()
     }
 
     /// Closes connections that one of the threads has kept idle for too long.

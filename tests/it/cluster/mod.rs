@@ -241,6 +241,7 @@ impl Cluster {
             api: "127.0.0.1:8791".to_owned(),
             machine_id: host.name.to_string(),
             listen,
+            draining: tokio::sync::watch::channel(Vec::new()).1,
             progress,
             keep_alives: self.keep_alives.handle.clone(),
         };

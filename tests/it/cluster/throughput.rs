@@ -166,6 +166,7 @@ async fn announce_all(tables: &Tables, keeper: &LeaseKeeper) {
             api: String::new(),
             started_ms: now_ms(),
             fetched: Vec::new(),
+            draining: Vec::new(),
             volumes: None,
         };
         tables.announce(&host, &record, lease).await.unwrap();

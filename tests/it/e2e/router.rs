@@ -11,10 +11,14 @@ use super::http::page;
 use super::repo::Repo;
 use super::world::World;
 
+/// A page that takes longer than copies go on after they were replaced, unless they still have requests.
+const SLOW: &str = "mkdir -p /www/cgi-bin; cd /www/cgi-bin; echo \\#\\!/bin/sh > slow; \
+    echo sleep 5 >> slow; echo echo >> slow; echo echo slow >> slow; chmod +x slow; cd /";
+
 fn shop(says: &str, scale: u32) -> String {
     format!(
         "viking: {{name: shop}}\ndeploy:\n  web:\n    image: viking/busybox:1\n    \
-         run: sh -c 'mkdir -p /www; echo {says} > /www/index.html; exec httpd -f -p 80 -h /www'\n    \
+         run: sh -c '{SLOW}; echo {says} > /www/index.html; exec httpd -f -p 80 -h /www'\n    \
          expose: [80]\n    scale: {scale}\n    domains: [shop.example, \"*.shop.example\"]\n    \
          health: {{http: /, interval: 200ms, timeout: 1s, start_period: 5s, retries: 3}}\n    \
          stop: {{timeout: 1s}}\n"
@@ -28,13 +32,13 @@ struct Visitor {
 }
 
 impl Visitor {
-    fn of(world: &World, domain: &str) -> Self {
+    fn of(world: &World, domain: &str, path: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (told, front, domain) = (Arc::clone(&stop), world.front.clone(), domain.to_owned());
         let thread = std::thread::spawn(move || {
             let mut answers = Vec::new();
             while !told.load(Ordering::SeqCst) {
-                answers.push(page(&front, &domain, "/"));
+                answers.push(page(&front, &domain, path));
                 std::thread::sleep(Duration::from_millis(5));
             }
             answers
@@ -83,9 +87,10 @@ fn visitors_notice_neither_pushes_nor_bad_ones_nor_scale_nor_a_container_that_di
         Ok("one\n")
     );
     let visitors = [
-        Visitor::of(&world, "shop.example"),
-        Visitor::of(&world, "a.shop.example"),
+        Visitor::of(&world, "shop.example", "/"),
+        Visitor::of(&world, "a.shop.example", "/"),
     ];
+    let patient = Visitor::of(&world, "shop.example", "/cgi-bin/slow");
     world.push("shop", &repo, "Two", &[("viking.yml", &shop("two", 2))]);
     let bad = repo.commit("Crash", &[("viking.yml", &shop("three; exit 3", 2))]);
     world.must(&["sync", "shop"]);
@@ -98,6 +103,8 @@ fn visitors_notice_neither_pushes_nor_bad_ones_nor_scale_nor_a_container_that_di
         "Two of them",
         &[("viking.yml", &shop("two", 2))],
     );
+    // Of one that is killed nobody can save what it had begun.
+    assert_eq!(patient.all(), set(&["5\r\nslow\n\r\n0"]), "in one chunk");
     let victim = world.node("shop", "web").remove(0);
     world.docker.run(&["kill", "--signal", "KILL", &victim.id]);
     world.settled("shop", &more);

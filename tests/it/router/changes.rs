@@ -128,12 +128,19 @@ async fn a_promoted_release_gets_the_next_request_and_the_old_one_ends_what_it_h
     let slow = b"GET /slow HTTP/1.1\r\nHost: shop.test\r\n\r\n";
     client.write_all(slow).await.unwrap();
     old.until_slow(1).await;
+    let copy = door.seen.endpoints[0].job_id.clone();
     door.lead_to(&[new.address]);
+    assert_eq!(
+        *door.draining.borrow(),
+        [copy],
+        "it is not to be stopped yet"
+    );
     for _ in 0..20 {
         assert_eq!(door.get("/").await.1, "new");
     }
     old.inside.go.notify_one();
     read_until(&mut client, "\r\n\r\nold").await;
+    door.draining.wait_for(Vec::is_empty).await.unwrap();
     // The same connection goes on with the new one.
     let next = b"GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n";
     client.write_all(next).await.unwrap();

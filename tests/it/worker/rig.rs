@@ -164,6 +164,7 @@ impl Rig {
             api: "127.0.0.1:8791".to_owned(),
             machine_id: "m".to_owned(),
             listen: self.listen.clone(),
+            draining: tokio::sync::watch::channel(Vec::new()).1,
             progress,
             keep_alives: tokio::runtime::Handle::current(),
         };
