@@ -75,7 +75,7 @@ start_host() {
     front=127.0.0.1:$(free_port 18080)
     # Whatever this machine is configured as, the demo is a cluster of its own.
     FLAGS=(--config /dev/null --data-dir "$DATA" --docker "$(docker_address)" --api "$api"
-        --registry-port "$registry" --registry-image viking/registry:2 --http "$front")
+        --registry-port "$registry" --registry-image viking/registry:2 --http "$front" --https off)
     mkdir -p "$DATA"
     at_exit take_down
     "$VIKING" host "${FLAGS[@]}" >"$HOST_LOG" 2>&1 </dev/null &

@@ -65,6 +65,12 @@ pub enum Listen {
 pub struct FrontDoor {
     /// Where it speaks HTTP.
     pub http: Listen,
+    /// Where it speaks HTTP over TLS.
+    pub https: Listen,
+    /// Folder of certificates and their keys.
+    pub certificates: PathBuf,
+    /// How long browsers are told to come over https only, seconds; 0 to say nothing of it.
+    pub hsts_s: u64,
     /// Proxies in front of it, whose word about their clients counts.
     pub trusted: Vec<IpNet>,
     /// Each so many-th request is written to the log; 0 for none.

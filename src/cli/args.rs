@@ -379,6 +379,34 @@ pub struct FrontArgs {
         value_name = "IP:PORT|off"
     )]
     pub http: Option<Listen>,
+    /// Where the router listens for https, or off [default: port 443 of every address, if it is free]
+    #[arg(
+        long,
+        env = "VIKING_HTTPS",
+        hide_env_values = true,
+        value_parser = listen,
+        value_name = "IP:PORT|off"
+    )]
+    pub https: Option<Listen>,
+    /// Folder of certificates: NAME.crt or NAME.pem, each with NAME.key, in PEM; read again when they change
+    #[arg(
+        long,
+        env = "VIKING_CERTIFICATES",
+        hide_env_values = true,
+        default_value = "/etc/viking/certificates",
+        value_name = "DIR"
+    )]
+    pub certificates: PathBuf,
+    /// How long browsers are told to come over https only, such as 180d, or off
+    #[arg(
+        long,
+        env = "VIKING_HSTS",
+        hide_env_values = true,
+        default_value = "off",
+        value_parser = seconds,
+        value_name = "TIME|off"
+    )]
+    pub hsts: u64,
     /// Network of proxies in front of the router, whose X-Forwarded-… and X-Request-Id count; more of them with commas
     #[arg(
         long,
@@ -408,6 +436,15 @@ fn listen(text: &str) -> Result<Listen, String> {
             .parse()
             .map(Listen::At)
             .map_err(|_| "allowed: ip:port, like 0.0.0.0:80, or off".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    match text {
+        "off" => Ok(0),
+        _ => humantime::parse_duration(text)
+            .map(|time| time.as_secs())
+            .map_err(|_| "allowed: a time like 180d, or off".to_owned()),
     }
 }
 

@@ -70,6 +70,9 @@ pub(crate) fn config(args: &HostArgs, api: &str) -> Result<Config, Failure> {
         address: args.address,
         front: FrontDoor {
             http: args.front.http.unwrap_or(Listen::Usual(80)),
+            https: args.front.https.unwrap_or(Listen::Usual(443)),
+            certificates: args.front.certificates.clone(),
+            hsts_s: args.front.hsts,
             trusted: args.front.trust_proxy.clone(),
             access_log: args.front.access_log,
         },

@@ -4,6 +4,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{FrontDoor, Listen};
 use crate::model::job::JobId;
-use crate::router::front::{self, Front, Settings};
+use crate::router::front::{self, Certificates, Front, Settings, Speaks};
 
 /// Most threads of the router: each has connections of its own to every copy.
 const THREADS_MAX: usize = 8;
@@ -27,6 +29,9 @@ const HEAD_MAX: Duration = Duration::from_secs(30);
 /// Between two tries to have a port that somebody else has.
 const TAKEN_AGAIN: Duration = Duration::from_secs(15);
 
+/// Between two looks at the folder of certificates.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
+
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 4_096;
 
@@ -34,8 +39,20 @@ const BACKLOG: i32 = 4_096;
 pub(super) struct Door {
     /// Told of every change; none where the router is off.
     pub(super) front: Option<Front>,
-    listen: Listen,
-    bound: Option<TcpListener>,
+    certificates: Arc<Certificates>,
+    folder: PathBuf,
+    wings: Vec<Wing>,
+}
+
+/// One of its listeners.
+struct Wing {
+    speaks: Speaks,
+    place: Place,
+}
+
+enum Place {
+    Bound(TcpListener),
+    Usual(u16),
 }
 
 impl Door {
@@ -48,24 +65,39 @@ impl Door {
         config: &FrontDoor,
         draining: watch::Sender<Vec<JobId>>,
     ) -> anyhow::Result<Self> {
-        let bound = match config.http {
-            Listen::At(address) => Some(bind(address).with_context(|| {
-                format!("listening on {address} for the router; choose another with --http, or off")
-            })?),
-            Listen::Off | Listen::Usual(_) => None,
-        };
+        let asked = [
+            (Speaks::Http, config.http, "--http"),
+            (Speaks::Https, config.https, "--https"),
+        ];
+        let mut wings = Vec::new();
+        for (speaks, listen, flag) in asked {
+            let place = match listen {
+                Listen::Off => continue,
+                Listen::Usual(port) => Place::Usual(port),
+                Listen::At(address) => Place::Bound(bind(address).with_context(|| {
+                    format!(
+                        "listening on {address} for the router; choose another with {flag}, or off"
+                    )
+                })?),
+            };
+            wings.push(Wing { speaks, place });
+        }
         let threads = available_parallelism().map_or(1, NonZero::get);
+        let certificates = Arc::new(Certificates::default());
         let settings = Settings {
             trusted: config.trusted.clone(),
             access_log: config.access_log,
             body_max: BODY_BYTES_MAX,
             head_max: HEAD_MAX,
+            certificates: Arc::clone(&certificates),
+            hsts_s: config.hsts_s,
             threads: threads.min(THREADS_MAX),
         };
         Ok(Self {
-            front: (config.http != Listen::Off).then(|| Front::new(settings, draining)),
-            listen: config.http,
-            bound,
+            front: (!wings.is_empty()).then(|| Front::new(settings, draining)),
+            certificates,
+            folder: config.certificates.clone(),
+            wings,
         })
     }
 
@@ -74,30 +106,49 @@ impl Door {
     /// # Errors
     /// When the router's threads cannot be started, or end by themselves.
     pub(super) async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let (Some(front), listen) = (self.front, self.listen) else {
+        let Some(front) = self.front else {
             shutdown.cancelled().await;
             return Ok(());
         };
-        let listener = match (self.bound, listen) {
-            (Some(bound), _) => bound,
-            (None, Listen::Usual(port)) => {
-                let until = shutdown.run_until_cancelled(usual(port));
+        let secure = self.wings.iter().any(|wing| wing.speaks == Speaks::Https);
+        if secure {
+            let follow =
+                self.certificates
+                    .follow(self.folder, CERTIFICATES_EVERY, shutdown.clone());
+            tokio::spawn(follow);
+        }
+        let wings = self.wings.into_iter();
+        let wings = wings.map(|wing| wing.serve(front.clone(), shutdown.clone()));
+        futures_util::future::try_join_all(wings).await?;
+        Ok(())
+    }
+}
+
+impl Wing {
+    async fn serve(self, front: Front, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let listener = match self.place {
+            Place::Bound(bound) => bound,
+            Place::Usual(port) => {
+                let until = shutdown.run_until_cancelled(usual(port, self.speaks));
                 match until.await {
                     Some(listener) => listener,
                     None => return Ok(()),
                 }
             }
-            (None, Listen::Off | Listen::At(_)) => return Ok(()),
         };
         if let Ok(address) = listener.local_addr() {
             tracing::info!(%address, "the router listens");
         }
-        front::run(front, listener, shutdown).await
+        front::run(front, listener, self.speaks, shutdown).await
     }
 }
 
 /// The usual port, as soon as it can be had.
-async fn usual(port: u16) -> TcpListener {
+async fn usual(port: u16, speaks: Speaks) -> TcpListener {
+    let flag = match speaks {
+        Speaks::Http => "--http",
+        Speaks::Https => "--https",
+    };
     let mut told = false;
     loop {
         let every = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
@@ -112,8 +163,8 @@ async fn usual(port: u16) -> TcpListener {
             Err(error) if !told => {
                 told = true;
                 tracing::warn!(
-                    "the router cannot listen on port {port} and leads no domain here yet: {error}; \
-                     it tries again, --http IP:PORT chooses another port, --http off silences this"
+                    "the router cannot listen on port {port} and leads no domain from there: {error}; \
+                     it tries again, {flag} IP:PORT chooses another port, {flag} off silences this"
                 );
             }
             Err(_) => {}

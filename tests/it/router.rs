@@ -9,9 +9,11 @@ mod app;
 mod changes;
 mod hostile;
 mod passing;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,7 +28,7 @@ use viking::model::reach::Seen;
 use viking::model::release::Domain;
 use viking::model::resolve::StackMap;
 use viking::model::spec::Proto;
-use viking::router::front::{self, Front, Settings};
+use viking::router::front::{self, Front, Settings, Speaks};
 use viking::schedule::script;
 
 /// A stack with one release.
@@ -58,6 +60,8 @@ fn settings() -> Settings {
         access_log: 0,
         body_max: 1 << 20,
         head_max: Duration::from_secs(10),
+        certificates: Arc::default(),
+        hsts_s: 0,
         threads: 2,
     }
 }
@@ -87,7 +91,12 @@ impl Door {
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let running = tokio::spawn(front::run(front.clone(), listener, shutdown.clone()));
+        let running = tokio::spawn(front::run(
+            front.clone(),
+            listener,
+            Speaks::Http,
+            shutdown.clone(),
+        ));
         let mut door = Self {
             front,
             address,

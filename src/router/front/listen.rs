@@ -10,14 +10,17 @@ use anyhow::Context as _;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Front;
 use super::heads::Client;
 use super::proxy::Worker;
+use super::tls;
 
 /// What a client begins with that knows the server to speak HTTP/2 (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -48,6 +51,15 @@ const SWEEP: Duration = Duration::from_secs(2);
 /// Without a descriptor for another connection: let others finish first.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(25);
 
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP in the clear.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
 /// Serves a listener on threads of its own until shutdown, and then until the requests under way have
 /// ended, though not for long.
 ///
@@ -56,17 +68,25 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(25);
 pub async fn run(
     front: Front,
     listener: StdListener,
+    speaks: Speaks,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     listener
         .set_nonblocking(true)
         .context("preparing a listener of the router")?;
+    let tls = match speaks {
+        Speaks::Http => None,
+        Speaks::Https => Some(tls::config(Arc::clone(&front.0.certificates))?),
+    };
     let count = front.0.threads;
+    let port = listener.local_addr().map_or(0, |address| address.port());
     let mut threads = Vec::new();
     for n in 0..count {
         let listener = listener.try_clone();
         let listener = listener.context("sharing a listener between threads")?;
-        threads.push(start(front.clone(), n, listener, shutdown.clone())?);
+        let tls = tls.clone().map(TlsAcceptor::from);
+        let door = Door::new(front.clone(), n, port, tls);
+        threads.push(start(door, listener, shutdown.clone())?);
     }
     // Else clients would be taken in, when the threads are gone, by nobody.
     drop(listener);
@@ -82,8 +102,7 @@ pub async fn run(
 }
 
 fn start(
-    front: Front,
-    n: usize,
+    door: Door,
     listener: StdListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<JoinHandle<()>> {
@@ -92,14 +111,14 @@ fn start(
         .build()
         .context("starting a runtime of the router")?;
     thread::Builder::new()
-        .name(format!("router-{n}"))
+        .name(format!("router-{}", door.worker.thread))
         .spawn(move || {
-            runtime.block_on(serve(front, n, listener, shutdown));
+            runtime.block_on(serve(door, listener, shutdown));
         })
         .context("starting a thread of the router")
 }
 
-async fn serve(front: Front, n: usize, listener: StdListener, shutdown: CancellationToken) {
+async fn serve(door: Door, listener: StdListener, shutdown: CancellationToken) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -107,8 +126,7 @@ async fn serve(front: Front, n: usize, listener: StdListener, shutdown: Cancella
             return;
         }
     };
-    let port = listener.local_addr().map_or(0, |address| address.port());
-    let door = Door::new(front, n, port);
+    let n = door.worker.thread;
     let slots = Arc::new(Semaphore::new(
         (CONNECTIONS_MAX / door.front.0.threads).max(1),
     ));
@@ -148,14 +166,14 @@ async fn serve(front: Front, n: usize, listener: StdListener, shutdown: Cancella
 struct Door {
     front: Front,
     worker: Worker,
-    head_max: Duration,
+    tls: Option<TlsAcceptor>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     port: u16,
 }
 
 impl Door {
-    fn new(front: Front, thread: usize, port: u16) -> Self {
+    fn new(front: Front, thread: usize, port: u16, tls: Option<TlsAcceptor>) -> Self {
         let head_max = front.0.head_max;
         let mut http1 = http1::Builder::new();
         http1
@@ -177,7 +195,7 @@ impl Door {
         Self {
             front,
             worker: Worker { shared, thread },
-            head_max,
+            tls,
             http1,
             http2,
             port,
@@ -194,45 +212,97 @@ impl Door {
         let client = Client {
             ip: peer.ip().to_canonical(),
             trusted: self.front.is_trusted(peer),
-            tls: false,
+            tls: self.tls.is_some(),
             port: self.port,
         };
-        let worker = self.worker.clone();
-        let service = service_fn(move |request| worker.clone().serve(request, client));
-        let (http1, http2) = (self.http1.clone(), self.http2.clone());
-        let head_max = self.head_max;
+        let talk = Talk {
+            http1: self.http1.clone(),
+            http2: self.http2.clone(),
+            worker: self.worker.clone(),
+            client,
+            shutdown,
+        };
+        let (tls, head_max) = (self.tls.clone(), self.front.0.head_max);
         async move {
-            let first = tokio::time::timeout(head_max, begins_as_http_2(&stream));
-            let first = shutdown.run_until_cancelled(first);
-            let ended = match first.await {
-                // Nothing was said.
-                None | Some(Err(_) | Ok(Err(_))) => return,
-                Some(Ok(Ok(true))) => {
-                    let connection = http2.serve_connection(TokioIo::new(stream), service);
-                    tokio::pin!(connection);
-                    tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = shutdown.cancelled() => {
-                            connection.as_mut().graceful_shutdown();
-                            connection.await
-                        }
-                    }
-                }
-                Some(Ok(Ok(false))) => {
-                    let connection = http1.serve_connection(TokioIo::new(stream), service);
-                    let connection = connection.with_upgrades();
-                    tokio::pin!(connection);
-                    tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = shutdown.cancelled() => {
-                            connection.as_mut().graceful_shutdown();
-                            connection.await
-                        }
-                    }
-                }
+            let ended = match tls {
+                None => talk.in_the_clear(stream, head_max).await,
+                Some(tls) => talk.over_tls(stream, &tls, head_max).await,
             };
             if let Err(error) = ended {
                 tracing::debug!(%peer, "connection: {error}");
+            }
+        }
+    }
+}
+
+/// One connection.
+struct Talk {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    worker: Worker,
+    client: Client,
+    shutdown: CancellationToken,
+}
+
+impl Talk {
+    async fn in_the_clear(self, stream: TcpStream, head_max: Duration) -> Result<(), hyper::Error> {
+        let first = tokio::time::timeout(head_max, begins_as_http_2(&stream));
+        match self.shutdown.run_until_cancelled(first).await {
+            Some(Ok(Ok(two))) => self.over(stream, two).await,
+            // Nothing was said.
+            None | Some(Err(_) | Ok(Err(_))) => Ok(()),
+        }
+    }
+
+    async fn over_tls(
+        self,
+        stream: TcpStream,
+        tls: &TlsAcceptor,
+        head_max: Duration,
+    ) -> Result<(), hyper::Error> {
+        let hands = tokio::time::timeout(head_max, tls.accept(stream));
+        match self.shutdown.run_until_cancelled(hands).await {
+            Some(Ok(Ok(stream))) => {
+                let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                self.over(stream, two).await
+            }
+            // No certificate for that name, or a client that knows no good version.
+            None | Some(Err(_) | Ok(Err(_))) => Ok(()),
+        }
+    }
+
+    async fn over<I>(self, io: I, two: bool) -> Result<(), hyper::Error>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self {
+            http1,
+            http2,
+            worker,
+            client,
+            shutdown,
+        } = self;
+        let service = service_fn(move |request| worker.clone().serve(request, client));
+        let io = TokioIo::new(io);
+        if two {
+            let connection = http2.serve_connection(io, service);
+            tokio::pin!(connection);
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = shutdown.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        } else {
+            let connection = http1.serve_connection(io, service).with_upgrades();
+            tokio::pin!(connection);
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = shutdown.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
         }
     }

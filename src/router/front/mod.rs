@@ -12,6 +12,7 @@ mod listen;
 mod pages;
 mod pick;
 mod proxy;
+mod tls;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use hyper::header::HeaderValue;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
@@ -31,7 +33,8 @@ use crate::model::names::StackName;
 use crate::model::reach::Seen;
 use crate::model::route::{self, Domains, Route};
 
-pub use self::listen::run;
+pub use self::listen::{Speaks, run};
+pub use self::tls::Certificates;
 
 /// Between two looks at copies that end what they have.
 const LEAVING_LOOK: Duration = Duration::from_millis(100);
@@ -50,8 +53,19 @@ pub struct Settings {
     pub body_max: u64,
     /// How long a client may take for the head of a request, and stay without sending one.
     pub head_max: Duration,
+    /// Certificates. A request in the clear for a name that one covers is sent to https.
+    pub certificates: Arc<Certificates>,
+    /// How long browsers are told to come over https only, seconds; 0 to say nothing of it.
+    pub hsts_s: u64,
     /// Threads.
     pub threads: usize,
+}
+
+fn hsts(seconds: u64) -> Option<HeaderValue> {
+    let said = format!("max-age={seconds}");
+    (seconds > 0)
+        .then(|| HeaderValue::from_str(&said).ok())
+        .flatten()
 }
 
 /// A route that requests are served by.
@@ -79,6 +93,9 @@ pub(super) struct Shared {
     access: Access,
     body_max: u64,
     head_max: Duration,
+    certificates: Arc<Certificates>,
+    /// What browsers are told of coming over https only.
+    hsts: Option<HeaderValue>,
     threads: usize,
     began: Instant,
 }
@@ -114,6 +131,8 @@ impl Front {
             access: Access::each(settings.access_log),
             body_max: settings.body_max,
             head_max: settings.head_max,
+            certificates: settings.certificates,
+            hsts: hsts(settings.hsts_s),
             threads: settings.threads.max(1),
             began: Instant::now(),
         }))

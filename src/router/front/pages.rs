@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::{Response, StatusCode, Uri};
 
 use super::body::Out;
 use super::heads::REQUEST_ID;
@@ -44,8 +44,19 @@ pub(super) fn page(status: StatusCode, id: &HeaderValue) -> Response<Out> {
     response
 }
 
+/// Sends a client to the same page over https. The port is the usual one: who serves https elsewhere
+/// has something in front that knows.
+pub(super) fn to_https(host: &str, uri: &Uri, id: &HeaderValue) -> Option<Response<Out>> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let place = HeaderValue::from_str(&format!("https://{host}{path}")).ok()?;
+    let mut response = page(StatusCode::PERMANENT_REDIRECT, id);
+    response.headers_mut().insert(header::LOCATION, place);
+    Some(response)
+}
+
 fn words(status: StatusCode) -> &'static str {
     match status {
+        StatusCode::PERMANENT_REDIRECT => "This site is served over https.",
         StatusCode::BAD_REQUEST => "The request does not say clearly which site it is for.",
         StatusCode::NOT_FOUND => "No site of this name is served here.",
         StatusCode::METHOD_NOT_ALLOWED => "This server is no proxy to other servers.",

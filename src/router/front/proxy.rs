@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use super::access::Entry;
 use super::body::{Answer, Cut, Lease, Out, Upload};
 use super::heads::{self, Bad, Client, REQUEST_ID};
-use super::pages::page;
+use super::pages::{self, page};
 use super::pick::{Backend, Busy, pick};
 use super::{Live, Shared};
 use crate::router::forward::{DIAL, WAIT_FOR_COPY, watch_over};
@@ -70,10 +70,27 @@ impl Worker {
         if version == Version::HTTP_2 {
             response.headers_mut().remove(header::CONNECTION);
         }
+        if client.tls
+            && let Some(hsts) = &self.shared.hsts
+        {
+            let headers = response.headers_mut();
+            headers
+                .entry(header::STRICT_TRANSPORT_SECURITY)
+                .or_insert_with(|| hsts.clone());
+        }
         if let Some(entry) = &mut entry {
             entry.status = response.status();
         }
         Ok(response.map(|out| out.telling(entry)))
+    }
+
+    /// Whether a request in the clear is sent to https: there is a certificate for its name, and no proxy
+    /// of the operator's says that the client came over https to it.
+    fn goes_to_https(&self, parts: &request::Parts, client: Client, host: &str) -> bool {
+        let proto = parts.headers.get("x-forwarded-proto");
+        let secure = proto.is_some_and(|proto| proto.as_bytes() == b"https");
+        let came_secure = client.tls || (client.trusted && secure);
+        !came_secure && self.shared.certificates.covers(host)
     }
 
     fn entry(
@@ -118,6 +135,9 @@ impl Worker {
             }
         }
         let live = live.ok_or(StatusCode::NOT_FOUND)?;
+        if self.goes_to_https(&parts, client, &host) {
+            return pages::to_https(&host, &parts.uri, id).ok_or(StatusCode::BAD_REQUEST);
+        }
         let max = self.shared.body_max;
         if body.size_hint().lower() > max {
             return Err(StatusCode::PAYLOAD_TOO_LARGE);

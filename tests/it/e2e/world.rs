@@ -122,6 +122,7 @@ impl World {
             ["--docker", &self.proxy.address()],
             ["--registry-port", &self.registry_port.to_string()],
             ["--http", &self.front],
+            ["--https", "off"],
             ["--registry-image", "viking/registry:2"],
             ["--host-name", &self.host_name()],
         ];

@@ -1,0 +1,217 @@
+//! Certificates: read from a folder of the operator's, looked at again and again, and given by the name a
+//! client asks for. A file that cannot be used is told once, and what was read of it before stays.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, bail};
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::route::{Domains, host_of};
+
+/// Most certificates, and the largest file that is read.
+const CERTIFICATES_MAX: usize = 10_000;
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// What a certificate's file ends with, and its key's.
+const CHAIN: [&str; 2] = ["crt", "pem"];
+const KEY: &str = "key";
+
+/// The certificates that are served now.
+#[derive(Debug, Default)]
+pub struct Certificates(ArcSwap<Domains<Arc<CertifiedKey>>>);
+
+impl Certificates {
+    /// Whether one covers a host name, as [`host_of`] gives it.
+    #[must_use]
+    pub fn covers(&self, host: &str) -> bool {
+        find(&self.0.load(), host).is_some()
+    }
+
+    /// Reads the folder each so often until shutdown. One that is not there has no certificates.
+    pub async fn follow(
+        self: Arc<Self>,
+        folder: PathBuf,
+        every: Duration,
+        shutdown: CancellationToken,
+    ) {
+        let mut shelf = Shelf::new(folder);
+        loop {
+            let read = tokio::task::spawn_blocking(move || {
+                let changed = shelf.read();
+                (shelf, changed)
+            });
+            let Ok((read, changed)) = read.await else {
+                return;
+            };
+            shelf = read;
+            if changed {
+                self.0.store(Arc::new(shelf.domains()));
+            }
+            let wait = shutdown.run_until_cancelled(tokio::time::sleep(every));
+            if wait.await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// A wildcard covers one label (RFC 6125, 6.4.3), unlike that of a route.
+fn find<'a>(domains: &'a Domains<Arc<CertifiedKey>>, host: &str) -> Option<&'a Arc<CertifiedKey>> {
+    let wild = || {
+        let (_, parent) = host.split_once('.')?;
+        domains.get(&format!("*.{parent}"))
+    };
+    domains.get(host).or_else(wild)
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let host = host_of(hello.server_name()?)?;
+        find(&self.0.load(), &host).cloned()
+    }
+}
+
+/// How the router speaks TLS: 1.2 and 1.3, HTTP/2 where the client can.
+///
+/// # Errors
+/// When the library knows none of these versions.
+pub(super) fn config(certificates: Arc<Certificates>) -> anyhow::Result<Arc<ServerConfig>> {
+    let provider = Arc::new(ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .context("choosing versions of TLS")?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// When a pair of files was last written.
+type Written = (SystemTime, SystemTime);
+
+/// One certificate of the folder.
+struct Kept {
+    written: Written,
+    /// None when it cannot be used.
+    key: Option<(Vec<String>, Arc<CertifiedKey>)>,
+}
+
+/// The folder, as it was when it was last read.
+struct Shelf {
+    folder: PathBuf,
+    kept: BTreeMap<PathBuf, Kept>,
+}
+
+impl Shelf {
+    fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            kept: BTreeMap::new(),
+        }
+    }
+
+    /// Reads what was written since; whether anything is different.
+    fn read(&mut self) -> bool {
+        let files = chains(&self.folder);
+        let before = self.kept.len();
+        self.kept.retain(|chain, _| files.contains(chain));
+        let mut changed = self.kept.len() != before;
+        for chain in files {
+            let key = chain.with_extension(KEY);
+            let Ok(written) = written(&chain, &key) else {
+                continue;
+            };
+            let known = self.kept.get(&chain);
+            if known.is_some_and(|kept| kept.written == written) {
+                continue;
+            }
+            let read = load(&chain, &key);
+            if let Err(error) = &read {
+                // Its name, never what is in it.
+                tracing::warn!(file = %chain.display(), "not served: {error:#}");
+            }
+            // Half written, perhaps: what it was before is better than nothing.
+            let old = self.kept.remove(&chain).and_then(|kept| kept.key);
+            let key = read.ok().or(old);
+            changed = true;
+            self.kept.insert(chain, Kept { written, key });
+        }
+        changed
+    }
+
+    /// By name; of two that cover the same the later by file name.
+    fn domains(&self) -> Domains<Arc<CertifiedKey>> {
+        let mut domains = Domains::default();
+        for (names, key) in self.kept.values().filter_map(|kept| kept.key.as_ref()) {
+            for name in names {
+                domains.insert(name, Arc::clone(key));
+            }
+        }
+        domains
+    }
+}
+
+fn chains(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let is_chain = |path: &PathBuf| {
+        let end = path.extension().and_then(|end| end.to_str());
+        end.is_some_and(|end| CHAIN.contains(&end))
+    };
+    let mut chains: Vec<PathBuf> = paths.filter(is_chain).take(CERTIFICATES_MAX).collect();
+    chains.sort();
+    chains
+}
+
+fn written(chain: &Path, key: &Path) -> std::io::Result<Written> {
+    let of = |path: &Path| path.metadata()?.modified();
+    Ok((of(chain)?, of(key)?))
+}
+
+/// Reads a chain and its key; the names it is for.
+fn load(chain: &Path, key: &Path) -> anyhow::Result<(Vec<String>, Arc<CertifiedKey>)> {
+    let read = |path: &Path| -> anyhow::Result<Vec<u8>> {
+        let bytes = path.metadata().with_context(|| reading(path))?.len();
+        if bytes > FILE_BYTES_MAX {
+            bail!("{} has more than {FILE_BYTES_MAX} bytes", path.display());
+        }
+        std::fs::read(path).with_context(|| reading(path))
+    };
+    let certificates = CertificateDer::pem_slice_iter(&read(chain)?)
+        .collect::<Result<Vec<_>, _>>()
+        .context("the certificate is not in PEM")?;
+    let first = certificates.first().context("no certificate in it")?;
+    let parsed = webpki::EndEntityCert::try_from(first).context("reading the certificate")?;
+    let names: Vec<String> = parsed
+        .valid_dns_names()
+        .map(str::to_ascii_lowercase)
+        .collect();
+    if names.is_empty() {
+        bail!("the certificate is for no DNS name");
+    }
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
+        .with_context(|| format!("no private key in PEM in {}", key.display()))?;
+    let private = ring::sign::any_supported_type(&private)
+        .with_context(|| format!("the key in {} is of no kind that is known", key.display()))?;
+    let certified = CertifiedKey::new(certificates, private);
+    certified
+        .keys_match()
+        .context("certificate and key do not belong together")?;
+    Ok((names, Arc::new(certified)))
+}
+
+fn reading(path: &Path) -> String {
+    format!("reading {}", path.display())
+}
