@@ -4,7 +4,8 @@
 #   benches/run.sh                 all figures
 #   benches/run.sh p1 p9           these
 #   benches/run.sh p7 --n 10       fewer rounds than the figure asks for
-#   benches/run.sh p5 p6 p10 p11   the planner, and those of several hosts: only when they are named, as they take minutes
+#   benches/run.sh p5 p6 p10 p11 p13   the planner, those of several hosts, the router: only when they are named, as they
+#                                  take minutes
 #
 # Needs root, as it starts a Docker engine of its own in a network of its own: nothing else runs on that engine,
 # swarm mode can be switched on there (the peer of P7, P8 and P9), and at the end nothing of it is left. No other
@@ -33,7 +34,7 @@ main() {
     measure "$@"
 }
 
-# Figures that need no engine of their own (P5), an etcd, or the rig of tests/it/rig, whose tests measure them. REST is
+# Figures that need no engine of their own (P5, P13), an etcd, or the rig of tests/it/rig, whose tests measure them. REST is
 # what is left to do here.
 several_hosts() {
     REST=()
@@ -44,6 +45,14 @@ several_hosts() {
                 need_basics
                 install_missing
                 cargo bench --locked --quiet --bench planner --manifest-path "$ROOT/Cargo.toml"
+                ;;
+            p13)
+                need_basics
+                need nginx nginx-light
+                need haproxy haproxy
+                need wrk wrk
+                install_missing
+                cargo bench --locked --quiet --bench router --manifest-path "$ROOT/Cargo.toml"
                 ;;
             p6) tests+=(cluster::throughput) ;;
             p10 | p11) tests+=(rig::figures) ;;

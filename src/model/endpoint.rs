@@ -86,7 +86,7 @@ pub struct ListenRequest {
 }
 
 /// A healthy copy that a link or a route may reach.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Copy {
     /// The job that answers, for logs.
     pub job_id: JobId,

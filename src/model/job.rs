@@ -86,7 +86,7 @@ impl fmt::Display for Instance {
 }
 
 /// Opaque; nothing is ever recovered by splitting it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub String);
 

@@ -2,7 +2,7 @@
 //! be asked. One immutable value, built whole from what was seen. The router serves by it, the API
 //! explains with it. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::endpoint::Copy;
 use super::names::{NodeName, StackName, Tag};
@@ -33,9 +33,9 @@ pub struct Route {
 /// Something for each of many domains.
 #[derive(Debug, Clone)]
 pub struct Domains<T> {
-    exact: HashMap<String, T>,
+    exact: BTreeMap<String, T>,
     /// By what follows `*.`.
-    wild: HashMap<String, T>,
+    wild: BTreeMap<String, T>,
 }
 
 /// All routes.
@@ -54,8 +54,8 @@ struct Claim<'a> {
 impl<T> Default for Domains<T> {
     fn default() -> Self {
         Self {
-            exact: HashMap::new(),
-            wild: HashMap::new(),
+            exact: BTreeMap::new(),
+            wild: BTreeMap::new(),
         }
     }
 }

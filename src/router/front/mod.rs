@@ -14,7 +14,7 @@ mod pick;
 mod proxy;
 mod tls;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -80,7 +80,7 @@ struct Live {
 pub(super) struct Shared {
     table: ArcSwap<Domains<Arc<Live>>>,
     /// Copies that some route leads to, with what is known of them.
-    backends: Mutex<HashMap<Copy, Arc<Backend>>>,
+    backends: Mutex<BTreeMap<Copy, Arc<Backend>>>,
     /// Copies that no route leads to any more, and that still have requests.
     leaving: Mutex<Vec<Arc<Backend>>>,
     /// Who is told of those.
@@ -154,7 +154,7 @@ impl Front {
             }
         }
         let mut table = Domains::default();
-        let mut used = HashMap::new();
+        let mut used = BTreeMap::new();
         for route in routes.iter() {
             let backends = route.copies.iter().map(|copy| {
                 let backend = used.get(copy).or_else(|| known.get(copy)).cloned();

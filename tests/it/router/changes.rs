@@ -149,7 +149,7 @@ async fn a_promoted_release_gets_the_next_request_and_the_old_one_ends_what_it_h
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_lost_while_copies_are_replaced_again_and_again() {
-    let mut apps = vec![App::named("0").await, App::named("1").await];
+    let mut apps = [App::named("0").await, App::named("1").await];
     let mut door = Door::to(&[apps[0].address, apps[1].address]);
     let stop = tokio_util::sync::CancellationToken::new();
     let clients: Vec<_> = (0..8)
