@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::endpoint::Copy;
 use super::names::{NodeName, StackName, Tag};
 use super::reach::{Reach, Seen};
-use super::release::{Domain, Release};
+use super::release::{Domain, NodeKind, Release};
 use super::resolve;
 use super::spec::{LinkTarget, Proto};
 
@@ -154,9 +154,10 @@ fn route(seen: &Seen, reach: &Reach<'_>, domain: &str, claim: &Claim<'_>) -> Rou
     }
 }
 
-/// The domains of a release, each with its node.
+/// The domains of a release that lead to containers, each with its node.
 fn domains(release: &Release) -> impl Iterator<Item = (&NodeName, &Domain)> {
     let nodes = release.nodes.iter();
+    let nodes = nodes.filter(|(_, node)| node.kind == NodeKind::Container);
     nodes.flat_map(|(name, node)| node.domains.iter().map(move |domain| (name, domain)))
 }
 
@@ -165,8 +166,9 @@ fn domains(release: &Release) -> impl Iterator<Item = (&NodeName, &Domain)> {
 pub fn claim(release: &mut Release, live: Option<&Release>, now_ms: u64) {
     let known: BTreeMap<&str, u64> = live
         .into_iter()
-        .flat_map(domains)
-        .map(|(_, domain)| (domain.name.as_str(), domain.since_ms))
+        .flat_map(|live| live.nodes.values())
+        .flat_map(|node| &node.domains)
+        .map(|domain| (domain.name.as_str(), domain.since_ms))
         .collect();
     let nodes = release.nodes.values_mut();
     for domain in nodes.flat_map(|node| &mut node.domains) {

@@ -82,7 +82,7 @@ pub(super) struct Shared {
     /// Copies that some route leads to, with what is known of them.
     backends: Mutex<BTreeMap<Copy, Arc<Backend>>>,
     /// Copies that no route leads to any more, and that still have requests.
-    leaving: Mutex<Vec<Arc<Backend>>>,
+    leaving: Mutex<Vec<(Instant, Arc<Backend>)>>,
     /// Who is told of those.
     draining: watch::Sender<Vec<JobId>>,
     /// Rung after each change of the table.
@@ -142,12 +142,12 @@ impl Front {
     /// be read, stay as they are.
     pub fn update(&self, seen: &Seen, frozen: &BTreeSet<StackName>) {
         let shared = &self.0;
+        let mut routes = route::table(seen);
         let mut known = shared
             .backends
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let before = shared.table.load_full();
-        let mut routes = route::table(seen);
         for old in before.iter() {
             if frozen.contains(&old.route.stack) {
                 routes.insert(&old.route.domain, old.route.clone());
@@ -194,7 +194,8 @@ impl Front {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let watched = !leaving.is_empty();
-        leaving.extend(gone);
+        let now = Instant::now();
+        leaving.extend(gone.into_iter().map(|backend| (now, backend)));
         drop(leaving);
         if self.note_leaving() && !watched {
             let front = self.clone();
@@ -213,11 +214,13 @@ impl Front {
             .leaving
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        leaving.retain(|backend| backend.busy() > 0);
+        // A request that looked the route up just before may not have come to its copy yet.
+        leaving.retain(|(since, backend)| backend.busy() > 0 || since.elapsed() < LEAVING_LOOK);
         let now = leaving
             .iter()
+            .filter(|(_, backend)| backend.busy() > 0)
             .take(LEAVING_MAX)
-            .map(|backend| &backend.copy.job_id);
+            .map(|(_, backend)| &backend.copy.job_id);
         let mut now: Vec<JobId> = now.cloned().collect();
         now.sort();
         shared.draining.send_if_modified(|said| {
@@ -230,8 +233,10 @@ impl Front {
 
     /// Closes connections that one of the threads has kept idle for too long.
     fn sweep(&self, thread: usize) {
-        let backends = self.0.backends.lock();
-        let backends = backends.unwrap_or_else(PoisonError::into_inner);
+        // Requests do not wait for a table that is being built.
+        let Ok(backends) = self.0.backends.try_lock() else {
+            return;
+        };
         for backend in backends.values() {
             backend.sweep(thread);
         }

@@ -260,6 +260,10 @@ impl Tries<'_> {
             }
             backend.failed(shared.now_ms());
             self.tried.push(backend.address());
+            // What led there may lead elsewhere by now.
+            self.live = shared
+                .find(&self.host)
+                .unwrap_or_else(|| Arc::clone(&self.live));
             request = match (failed, self.again.clone()) {
                 (Failed::Unsent(request), _) => *request,
                 (Failed::Sent(Why::BrokeOff(_)), Some(parts)) => {
