@@ -24,6 +24,7 @@ use crate::build::Places;
 use crate::build::copies::HttpCopies;
 use crate::build::registry::HttpRegistry;
 use crate::config::Config;
+use crate::deploy::source::HttpSource;
 use crate::deploy::worker::{self, Worker};
 use crate::docker::SharedEngine;
 use crate::docker::bollard::BollardEngine;
@@ -147,7 +148,7 @@ pub async fn serve(
     let (copies, addresses) = watch::channel(CopyAddresses::new());
     let turn = Turn::default();
     let (drains, draining) = watch::channel(Vec::new());
-    let door = Door::open(&config.front, drains)?;
+    let door = Door::open(&config.front, &config.data_dir, drains)?;
     let ambassador = Ambassador {
         tables: tables.clone(),
         host: config.host.clone(),
@@ -170,6 +171,7 @@ pub async fn serve(
         data_dir: config.data_dir.clone(),
         api: config.api.to_string(),
         machine_id,
+        sites: Arc::new(HttpSource::new(&config.registry())?),
         listen,
         draining,
         progress: progress.clone(),

@@ -6,15 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::host::EngineState;
 use crate::model::job::{Assignment, CounterRecord, JobKey, JobState, StateRecord};
 use crate::model::names::{NodeName, StackName, Tag};
-use crate::model::release::{NodeKind, ReleaseNode};
+use crate::model::release::{NodeKind, Release, ReleaseNode};
 use crate::model::status::{EndpointStatus, JobStatus, NodeStatus, Role};
 use crate::model::wire::rfc3339;
 use crate::model::world::{StackWorld, World};
+use crate::schedule::sites::{self, Spread};
 
 use super::verdicts::{self, Why};
 
-/// What people are told of a node that waits for the router.
-pub(crate) const NOT_ROUTED: &str = "not yet routed";
+/// What people are told of a website in a release of a version that served none.
+const NOT_SERVED: &str = "its files come with the next commit";
 
 /// What people are told of a job that runs once, when it has.
 const ENDED: &str = "ran to its end";
@@ -168,17 +169,44 @@ impl Of<'_> {
             .collect();
         let leaving = surplus.len();
         jobs.extend(surplus);
+        let site = self.site(node, wanted);
+        if let (Some((grade, _)), Role::Live | Role::Staged) = (&site, self.role) {
+            grades.push(*grade);
+        }
         let mut row = row(node.clone(), wanted.tag.clone(), self.role, want, jobs);
         row.pending = wanted.pending.is_some();
         row.note = match ended {
             true => ENDED.to_owned(),
-            false => note(wanted),
+            false => site.map_or_else(String::new, |(_, note)| note),
         };
         NodeView {
             row,
             grades,
             leaving,
         }
+    }
+
+    /// How a website is, which has no jobs: by what hosts say of its files.
+    fn site(&self, node: &NodeName, wanted: &ReleaseNode) -> Option<(Grade, String)> {
+        if !matches!(wanted.kind, NodeKind::Website { .. }) {
+            return None;
+        }
+        let release = match self.role {
+            Role::Live => self.stack.live(),
+            Role::Staged => self.stack.staged(),
+            Role::Retiring => self.stack.retiring(),
+        };
+        let mut sites = release.into_iter().flat_map(Release::sites);
+        let Some((_, image)) = sites.find(|(name, _)| *name == node) else {
+            return Some((Grade::Healthy, NOT_SERVED.to_owned()));
+        };
+        let Spread { on, of, lacks } = sites::spread(self.world, &image.digest);
+        let note = format!("files on {on} of {of} hosts");
+        Some(match lacks {
+            None => (Grade::Healthy, note),
+            Some((_, why)) if why.is_empty() => (Grade::Underway, note),
+            Some((host, why)) => (Grade::Failing, format!("{note}; {host}: {why}")),
+        })
     }
 
     /// A wanted slot: the placement that counts first, then the one it moves from or to.
@@ -243,14 +271,6 @@ impl Of<'_> {
             log: Vec::new(),
         };
         (vec![row], grade)
-    }
-}
-
-fn note(wanted: &ReleaseNode) -> String {
-    if matches!(wanted.kind, NodeKind::Website { .. }) {
-        NOT_ROUTED.to_owned()
-    } else {
-        String::new()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::model::status::{
 };
 use crate::model::wire::rfc3339;
 use crate::model::world::{StackWorld, World};
-use crate::schedule::fetch;
+use crate::schedule::{fetch, sites};
 
 use super::jobs::{self, Grade, NodeView};
 use super::text::public_url;
@@ -144,6 +144,7 @@ fn held_up(
     let of = |grade| job_reason(name, Role::Staged, views, grade);
     let jobs = of(Grade::Blocked).or_else(|| of(Grade::Failing));
     jobs.or_else(|| fetch::holds_up(world, &stack.pointer))
+        .or_else(|| sites::holds_up(world, stack))
         .or_else(|| runs_first(name, stack, release, views))
 }
 

@@ -79,11 +79,7 @@ fn write(
     dockerfile: &str,
     out: &mut impl Write,
 ) -> Result<(), ContextError> {
-    let mut tar = Tar {
-        builder: tar::Builder::new(out),
-        folders: BTreeSet::new(),
-        bytes: 0,
-    };
+    let mut tar = Tar::new(out, BYTES_MAX);
     tar.file(name, dockerfile.as_bytes(), false)?;
     if !context.items.contains_key(ignore::FILE) {
         tar.file(ignore::FILE, &hide(name, None), false)?;
@@ -119,13 +115,29 @@ fn hide(name: &str, theirs: Option<&[u8]>) -> Vec<u8> {
     bytes
 }
 
-struct Tar<W: Write> {
+/// A tar of which each byte follows from what is put into it, bounded in size.
+pub(super) struct Tar<W: Write> {
     builder: tar::Builder<W>,
     folders: BTreeSet<String>,
     bytes: u64,
+    bytes_max: u64,
 }
 
 impl<W: Write> Tar<W> {
+    pub(super) fn new(out: W, bytes_max: u64) -> Self {
+        Self {
+            builder: tar::Builder::new(out),
+            folders: BTreeSet::new(),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// Ends it.
+    pub(super) fn into_inner(self) -> io::Result<W> {
+        self.builder.into_inner()
+    }
+
     fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
@@ -137,13 +149,18 @@ impl<W: Write> Tar<W> {
         header
     }
 
-    fn file(&mut self, path: &str, bytes: &[u8], executable: bool) -> Result<(), ContextError> {
+    pub(super) fn file(
+        &mut self,
+        path: &str,
+        bytes: &[u8],
+        executable: bool,
+    ) -> Result<(), ContextError> {
         let size = bytes.len() as u64;
         self.bytes += size;
-        if self.bytes > BYTES_MAX {
+        if self.bytes > self.bytes_max {
             return Err(ContextError::Refused(format!(
-                "the context is larger than {} MB",
-                BYTES_MAX >> 20
+                "all files together are larger than {} MB",
+                self.bytes_max >> 20
             )));
         }
         let mode = if executable { 0o755 } else { 0o644 };
@@ -152,13 +169,13 @@ impl<W: Write> Tar<W> {
         done.map_err(|error| failed(path, &error))
     }
 
-    fn link(&mut self, path: &str, target: &str) -> Result<(), ContextError> {
+    pub(super) fn link(&mut self, path: &str, target: &str) -> Result<(), ContextError> {
         let mut header = Self::header(tar::EntryType::Symlink, 0o777, 0);
         let done = self.builder.append_link(&mut header, path, target);
         done.map_err(|error| failed(path, &error))
     }
 
-    fn folder(&mut self, path: &str) -> Result<(), ContextError> {
+    pub(super) fn folder(&mut self, path: &str) -> Result<(), ContextError> {
         if !self.folders.insert(path.to_owned()) {
             return Ok(());
         }
@@ -169,7 +186,7 @@ impl<W: Write> Tar<W> {
         done.map_err(|error| failed(path, &error))
     }
 
-    fn folders_of(&mut self, path: &str) -> Result<(), ContextError> {
+    pub(super) fn folders_of(&mut self, path: &str) -> Result<(), ContextError> {
         path.match_indices('/')
             .filter_map(|(at, _)| path.get(..at))
             .try_for_each(|folder| self.folder(folder))

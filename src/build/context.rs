@@ -2,7 +2,7 @@
 //! reach, and the hash of all that goes into an image. Called by `build` on a blocking thread. Reads
 //! blobs of links and `.dockerignore` only; never writes, never leaves the folder.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 
 use sha2::{Digest, Sha256};
@@ -11,6 +11,7 @@ use super::glob::clean;
 use super::ignore::{self, Ignore};
 use super::reach::Reach;
 use crate::model::release::MadeOf;
+use crate::model::site;
 use crate::model::tree::{Entry, EntryKind, Tree};
 
 /// Most files of one context: a repository must not fill the engine's disk with inodes.
@@ -28,9 +29,6 @@ const HASH_VERSION: &str = "v2";
 
 /// Hex digits kept of the hash of one part: enough to tell two versions of a file list apart.
 const PART_DIGITS: usize = 16;
-
-/// Links followed on the way of one path, as Linux limits them.
-const LINK_HOPS_MAX: usize = 40;
 
 /// Why there is no context.
 #[derive(Debug, thiserror::Error)]
@@ -190,7 +188,7 @@ fn ignore_file(tree: &Tree, inside: &BTreeMap<&str, &Entry>) -> Result<Ignore, C
     Ignore::parse(text).map_err(|why| refuse(&why))
 }
 
-fn item(tree: &Tree, path: &str, entry: &Entry) -> Result<Item, ContextError> {
+pub(super) fn item(tree: &Tree, path: &str, entry: &Entry) -> Result<Item, ContextError> {
     let oid = entry.oid.clone();
     Ok(match entry.kind {
         EntryKind::File | EntryKind::Executable => Item::File {
@@ -214,7 +212,7 @@ fn blob(tree: &Tree, path: &str, oid: &str) -> Result<Vec<u8>, ContextError> {
 }
 
 impl Context {
-    fn refuse_leaving_links(&self) -> Result<(), ContextError> {
+    pub(super) fn refuse_leaving_links(&self) -> Result<(), ContextError> {
         for (path, item) in &self.items {
             if let Item::Link { target, .. } = item
                 && self.leaves(path)
@@ -227,32 +225,11 @@ impl Context {
         Ok(())
     }
 
-    /// Walks `path` as a kernel would, through links of the context, and answers whether it ever
-    /// steps above the context's root. A link to nothing, or a circle, stays inside.
     fn leaves(&self, path: &str) -> bool {
-        let mut ahead: VecDeque<&str> = path.split('/').collect();
-        let mut at: Vec<&str> = Vec::new();
-        let mut hops = 0;
-        while let Some(part) = ahead.pop_front() {
-            match part {
-                "" | "." => continue,
-                ".." if at.pop().is_none() => return true,
-                ".." => continue,
-                part => at.push(part),
-            }
-            if let Some(Item::Link { target, .. }) = self.items.get(&at.join("/")) {
-                hops += 1;
-                if target.starts_with('/') {
-                    return true;
-                }
-                if hops > LINK_HOPS_MAX {
-                    return false;
-                }
-                at.pop();
-                target.split('/').rev().for_each(|p| ahead.push_front(p));
-            }
-        }
-        false
+        site::leaves(path, |at| match self.items.get(at) {
+            Some(Item::Link { target, .. }) => Some(target.as_str()),
+            Some(Item::File { .. } | Item::Folder) | None => None,
+        })
     }
 }
 
@@ -279,6 +256,14 @@ pub fn input_hash(inputs: &Inputs<'_>, context: &Context) -> String {
     hash.settings(inputs);
     hash.files(context);
     format!("{HASH_VERSION}:{}", hash.end())
+}
+
+/// Hash of files alone, in a format that has a name.
+pub(super) fn files_hash(format: &str, files: &Context) -> String {
+    let mut hash = Hash::default();
+    hash.part(format);
+    hash.files(files);
+    format!("{format}:{}", hash.end())
 }
 
 /// The same in parts, for people.

@@ -3,12 +3,13 @@
 //! asked, so they work with a paused clock.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
 use super::copies::Copies;
-use super::registry::{Registry, RegistryError, Result};
+use super::registry::{OneLayer, Registry, RegistryError, Result};
 use crate::docker;
 use crate::docker::fake::FakeRegistry;
 use crate::model::job::JobId;
@@ -54,6 +55,16 @@ impl Registry for FakeManifests {
     async fn tag(&self, repository: &str, digest: &str, tag: &str) -> Result<bool> {
         let name = format!("{}/{repository}", self.address);
         let done = self.registry.retag(&name, digest, tag);
+        done.map_err(|e| self.failed(&e))
+    }
+
+    async fn put(&self, repository: &str, tag: &str, mut image: OneLayer) -> Result<String> {
+        let mut layer = Vec::new();
+        let read = image.layer.read_to_end(&mut layer);
+        read.map_err(|e| self.failed(&docker::Error::Other(e.to_string())))?;
+        let name = format!("{}/{repository}", self.address);
+        let blobs = vec![image.config, layer];
+        let done = self.registry.put_bytes(&name, tag, &image.manifest, blobs);
         done.map_err(|e| self.failed(&e))
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::context::{self, Context, input_hash, made_of};
 use super::prepare::{Prepared, prepare};
 use super::reach::Reach;
+use super::site;
 use super::{ADDRESS_HASHED, Error, OtherStacks, Parents, resolve};
 use crate::model::names::{ImageName, StackName};
 use crate::model::release::ImageRecord;
@@ -68,6 +69,17 @@ pub fn foresee(forecast: &Forecast<'_>) -> Result<Vec<Foreseen>, Error> {
             image: image.entry.name.clone(),
             fate,
         });
+    }
+    for site in site::read(forecast.file, forecast.tree)? {
+        let fate = match site.known(forecast.previous) {
+            Some(record) => Fate::Reused(Box::new(record.clone())),
+            None if forecast.previous.contains_key(&site.image) => {
+                Fate::Built("its files changed".to_owned())
+            }
+            None => Fate::Built("it was never built".to_owned()),
+        };
+        let image = site.image;
+        all.push(Foreseen { image, fate });
     }
     Ok(all)
 }

@@ -21,6 +21,7 @@ pub mod order;
 mod prepare;
 pub mod reach;
 pub mod registry;
+mod site;
 mod transfer;
 mod variables;
 
@@ -33,10 +34,10 @@ use tokio::sync::Semaphore;
 
 use crate::docker::{self, SharedEngine};
 use crate::model::names::{ImageName, StackName, Tag};
-use crate::model::release::{Commit, ImageRecord, RunId};
+use crate::model::release::{Commit, ImageRecord, NodeKind, RunId};
 use crate::model::spec::ImageRef;
 use crate::model::tree::Tree;
-use crate::model::vikingfile::{ImageText, VikingFile};
+use crate::model::vikingfile::{DeployNode, ImageText, VikingFile};
 use crate::wake::ProgressSink;
 
 pub use foresee::{Fate, Forecast, Foreseen, foresee};
@@ -105,7 +106,7 @@ pub struct BuildJob<'a> {
 /// What came of it. Every manifest named here is in its registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Built {
-    /// A record for each image of `build:`.
+    /// A record for each image of `build:`, and for the files of each website.
     pub images: BTreeMap<ImageName, ImageRecord>,
     /// Each external reference of `deploy:`.
     pub external: BTreeMap<String, ImageRef>,
@@ -190,8 +191,16 @@ impl Error {
 /// # Errors
 /// The first one; also when the commit cannot be read.
 pub async fn check(stack: &StackName, file: &VikingFile, tree: &Tree) -> Result<(), Error> {
-    let read = prepare::read(stack, file, &Arc::new(tree.clone())).await;
-    read.map(drop)
+    let tree = Arc::new(tree.clone());
+    prepare::read(stack, file, &tree).await?;
+    sites(file, &tree).await.map(drop)
+}
+
+async fn sites(file: &VikingFile, tree: &Arc<Tree>) -> Result<Vec<site::Site>, Error> {
+    let (file, tree) = (file.clone(), Arc::clone(tree));
+    tokio::task::spawn_blocking(move || site::read(&file, &tree))
+        .await
+        .expect("reading a tree does not panic and is not cancelled")
 }
 
 /// Whether [`build`] has anything to do with our registry; `external` is what external references
@@ -200,7 +209,10 @@ pub async fn check(stack: &StackName, file: &VikingFile, tree: &Tree) -> Result<
 pub fn needs_registry(file: &VikingFile, external: &BTreeMap<String, ImageRef>) -> bool {
     // An unknown one may be an image of this engine alone, which goes there.
     let elsewhere = |text| matches!(external.get(text), Some(ImageRef::External { .. }));
-    !file.build.is_empty() || !external_texts(file).into_iter().all(elsewhere)
+    let site = |node: &DeployNode| matches!(node.kind, NodeKind::Website { .. });
+    !file.build.is_empty()
+        || file.deploy.iter().any(site)
+        || !external_texts(file).into_iter().all(elsewhere)
 }
 
 fn external_texts(file: &VikingFile) -> BTreeSet<&str> {
@@ -221,7 +233,13 @@ pub async fn build(job: BuildJob<'_>) -> Result<Built, Error> {
     let tree = Arc::new(job.tree.clone());
     let prepared = prepare::read(job.stack, job.file, &tree).await?;
     let bank = Bank { job: &job, tree };
-    let (images, external) = tokio::try_join!(images(&bank, &prepared), externals(&job))?;
+    let sites = sites(job.file, &bank.tree).await?;
+    let (mut images, sites, external) = tokio::try_join!(
+        images(&bank, &prepared),
+        site_images(&job, sites),
+        externals(&job)
+    )?;
+    images.extend(sites);
     Ok(Built { images, external })
 }
 
@@ -259,6 +277,18 @@ async fn images(
             None => return Ok(done),
         }
     }
+}
+
+/// One after the other: each goes through one disk.
+async fn site_images(
+    job: &BuildJob<'_>,
+    sites: Vec<site::Site>,
+) -> Result<BTreeMap<ImageName, ImageRecord>, Error> {
+    let mut done = BTreeMap::new();
+    for site in sites {
+        done.insert(site.image.clone(), site.record(job).await?);
+    }
+    Ok(done)
 }
 
 fn builds_at_once() -> usize {

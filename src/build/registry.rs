@@ -5,14 +5,19 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use reqwest::{Method, Response, StatusCode};
 use sha2::{Digest, Sha256};
+use tokio_util::io::ReaderStream;
 
-use crate::model::names::{ImageName, StackName};
+use super::site::sha256;
+use crate::model::names::{ImageName, NodeName, StackName};
 
 /// Longest wait for one answer: the registry is on this network, or forwarded by this host.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest wait until a blob is taken.
+const BLOB_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// Largest manifest, as registries limit them.
 pub(super) const MANIFEST_BYTES_MAX: usize = 4 << 20;
@@ -53,6 +58,29 @@ pub trait Registry: Send + Sync {
     /// # Errors
     /// As [`Self::digest`].
     async fn tag(&self, repository: &str, digest: &str, tag: &str) -> Result<bool>;
+
+    /// Puts an image there under a tag, what it names first; answers the digest of its manifest.
+    ///
+    /// # Errors
+    /// As [`Self::digest`], and when it does not have it afterwards.
+    async fn put(&self, repository: &str, tag: &str, image: OneLayer) -> Result<String>;
+}
+
+/// An image of one layer that viking made itself.
+#[derive(Debug)]
+pub struct OneLayer {
+    /// The manifest's kind.
+    pub kind: &'static str,
+    /// The manifest, which names the two others.
+    pub manifest: Vec<u8>,
+    /// What an engine would run it by.
+    pub config: Vec<u8>,
+    /// The layer, from its beginning.
+    pub layer: std::fs::File,
+    /// The layer's digest.
+    pub layer_digest: String,
+    /// Bytes of the layer.
+    pub size: u64,
 }
 
 /// A registry's result.
@@ -96,6 +124,47 @@ impl HttpRegistry {
             .send()
             .await
             .map_err(|e| failed(&self.address, &e))
+    }
+
+    /// Puts a blob there, unless it is there already. Whether its bytes are what its digest says, the
+    /// registry checks.
+    async fn blob(
+        &self,
+        repository: &str,
+        digest: &str,
+        (size, bytes): (u64, reqwest::Body),
+    ) -> Result<()> {
+        let broken = |e| failed(&self.address, &e);
+        let base = format!("http://{}/v2/{repository}/blobs", self.address);
+        let known = self.client.head(format!("{base}/{digest}")).send().await;
+        if known.map_err(broken)?.status().is_success() {
+            return Ok(());
+        }
+        let begin = self.client.post(format!("{base}/uploads/"));
+        let begun = begin
+            .header(CONTENT_LENGTH, 0)
+            .send()
+            .await
+            .map_err(broken)?;
+        let place = begun.headers().get(LOCATION);
+        let place = place.and_then(|place| begun.url().join(place.to_str().ok()?).ok());
+        let Some(place) = place.filter(|_| begun.status().is_success()) else {
+            return Err(self.says(format!("answered {} to an upload", begun.status())));
+        };
+        // Whatever it calls itself, this is how it is reached.
+        let mut target = begun.url().clone();
+        target.set_path(place.path());
+        target.set_query(place.query());
+        target.query_pairs_mut().append_pair("digest", digest);
+        let put = self.client.put(target).timeout(BLOB_TIMEOUT);
+        let put = put
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(CONTENT_LENGTH, size);
+        let status = put.body(bytes).send().await.map_err(broken)?.status();
+        match status.is_success() {
+            true => Ok(()),
+            false => Err(self.says(format!("answered {status} to {digest}"))),
+        }
     }
 
     fn found(&self, response: Response) -> Result<Option<Response>> {
@@ -171,6 +240,29 @@ impl Registry for HttpRegistry {
         };
         Ok(stored.as_deref() == Some(digest))
     }
+
+    async fn put(&self, repository: &str, tag: &str, image: OneLayer) -> Result<String> {
+        let config_digest = sha256(&image.config);
+        let config = (image.config.len() as u64, image.config.into());
+        self.blob(repository, &config_digest, config).await?;
+        let layer = tokio::fs::File::from_std(image.layer);
+        let layer = reqwest::Body::wrap_stream(ReaderStream::new(layer));
+        self.blob(repository, &image.layer_digest, (image.size, layer))
+            .await?;
+        let digest = sha256(&image.manifest);
+        let put = self.client.put(self.url(repository, tag));
+        let put = put.header(CONTENT_TYPE, image.kind).body(image.manifest);
+        let response = put.send().await.map_err(|e| failed(&self.address, &e))?;
+        if !response.status().is_success() {
+            return Err(self.says(format!("answered {}", response.status())));
+        }
+        match self.digest(repository, &digest).await? {
+            Some(_) => Ok(digest),
+            None => Err(self.says(format!(
+                "does not have {digest} right after it was put there"
+            ))),
+        }
+    }
 }
 
 fn content_digest(response: &Response) -> Option<String> {
@@ -190,6 +282,16 @@ fn failed(address: &str, error: &reqwest::Error) -> RegistryError {
         address: address.to_owned(),
         reason: reason.to_owned(),
     }
+}
+
+/// Where the files of a website are kept. No image can have that name, as above.
+#[must_use]
+pub fn site_repository(stack: &StackName, node: &NodeName) -> String {
+    format!(
+        "{}/site.{}",
+        component(stack.as_str()),
+        component(node.as_str())
+    )
 }
 
 /// Where images of `build:` are kept.

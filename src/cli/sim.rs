@@ -214,6 +214,7 @@ fn add(world: &mut World, text: &str) -> Result<(), Failure> {
         started_ms: world.now_ms,
         fetched: Vec::new(),
         draining: Vec::new(),
+        sites: Vec::new(),
         volumes: Some(Vec::new()),
     };
     world.hosts.insert(name.clone(), record);

@@ -18,6 +18,7 @@ use super::observed::Observed;
 use super::ops::{Done, Ops};
 use super::reconcile::{Decision, Holding, Memory, own_containers, reconcile};
 use super::runs::{Ended, Runs};
+use super::sites::Sites;
 use super::state::Doing;
 use super::view::View;
 use super::wanted::{Desired, Wanted, wanted};
@@ -151,6 +152,8 @@ pub struct Desk {
     pub ledger: Ledger,
     /// Images fetched ahead of hand-overs.
     pub fetches: Fetches,
+    /// Files of static sites.
+    pub sites: Sites,
     /// Events that are not written yet, oldest first.
     pub events: VecDeque<(StackName, EventRecord)>,
     /// The engine does not answer, or did not when it was last asked.
@@ -170,6 +173,7 @@ impl Desk {
         self.read().await;
         self.hear(now_ms);
         self.fetch_ahead(now_ms);
+        self.unpack_sites(now_ms);
         let engine_was_down = self.engine_down;
         let Some(assigned) = &self.assigned else {
             return Next::After(SOON);
@@ -420,7 +424,8 @@ impl Desk {
         let times = tries
             .chain(forgiven)
             .chain(stuck)
-            .chain(self.fetches.tries());
+            .chain(self.fetches.tries())
+            .chain(self.sites.tries());
         let times = times.chain(self.pauses.values().copied());
         match times.filter(|at| *at > now_ms).min() {
             Some(at) => Next::After(Duration::from_millis(at - now_ms)),

@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::volume;
 use crate::clock;
 use crate::docker::SharedEngine;
-use crate::model::host::{Capacity, Declared, EngineState, Fetched, HostRecord, Member, READS};
+use crate::model::host::{
+    Capacity, Declared, EngineState, Fetched, HostRecord, Member, READS, SiteHere,
+};
 use crate::model::job::JobId;
 use crate::model::names::HostName;
 use crate::model::world::PinKey;
@@ -58,6 +60,8 @@ pub struct Heartbeat {
     pub fetched: watch::Receiver<Vec<Fetched>>,
     /// Copies that still have requests though no route leads to them, as the router knows it.
     pub draining: watch::Receiver<Vec<JobId>>,
+    /// Sites unpacked here, as the worker knows it.
+    pub sites: watch::Receiver<Vec<SiteHere>>,
     /// Whose data is here, as it was seen last.
     pub volumes: Option<Vec<PinKey>>,
 }
@@ -128,6 +132,11 @@ impl Heartbeat {
                         }
                     }
                     () = changed(&mut self.draining) => {}
+                    changed = self.sites.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
                 }
             }
         };
@@ -189,6 +198,7 @@ impl Heartbeat {
             started_ms: self.started_ms,
             fetched: self.fetched.borrow_and_update().clone(),
             draining: self.draining.borrow_and_update().clone(),
+            sites: self.sites.borrow_and_update().clone(),
             volumes: self.volumes.clone(),
         }
     }

@@ -19,6 +19,8 @@ use super::ledger::Ledger;
 use super::ops::{Listen, Ops};
 use super::ports::PortBook;
 use super::runs::Runs;
+use super::sites::Sites;
+use super::source::SharedSource;
 use super::view::View;
 use crate::clock;
 use crate::docker::SharedEngine;
@@ -60,6 +62,8 @@ pub struct Worker {
     pub api: String,
     /// Tells this machine from another of the same name.
     pub machine_id: String,
+    /// Where the files of sites come from.
+    pub sites: SharedSource,
     /// The ambassador.
     pub listen: Listen,
     /// Copies that still have requests though no route leads to them, as the router knows it.
@@ -81,7 +85,9 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
     );
     let (heard, tidings) = mpsc::channel(TIDINGS_MAX);
     let (fetches, fetched) = Fetches::new();
-    let desk = desk(&worker, bell.clone(), tidings, fetches, &keeper);
+    let (sites, unpacked) = Sites::new(&worker.data_dir, Arc::clone(&worker.sites));
+    let ahead = (fetches, sites);
+    let desk = desk(&worker, bell.clone(), tidings, ahead, &keeper);
     let desk = Arc::new(tokio::sync::Mutex::new(desk));
     let passes = wake::run("worker", FULL_PASS, ear, shutdown.clone(), || {
         let desk = Arc::clone(&desk);
@@ -101,6 +107,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
         started_ms: clock::now_ms(),
         fetched,
         draining: worker.draining.clone(),
+        sites: unpacked,
         volumes: None,
     };
     tokio::join!(
@@ -115,7 +122,7 @@ fn desk(
     worker: &Worker,
     bell: Bell,
     tidings: mpsc::Receiver<Tidings>,
-    fetches: Fetches,
+    (fetches, sites): (Fetches, Sites),
     keeper: &LeaseKeeper,
 ) -> Desk {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -158,6 +165,7 @@ fn desk(
         stops: BTreeMap::new(),
         ledger: Ledger::default(),
         fetches,
+        sites,
         events: VecDeque::new(),
         engine_down: false,
         listed_ms: 0,

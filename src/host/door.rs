@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{FrontDoor, Listen};
 use crate::model::job::JobId;
+use crate::model::site;
 use crate::router::front::{self, Certificates, Front, Settings, Speaks};
 
 /// Most threads of the router: each has connections of its own to every copy.
@@ -63,6 +64,7 @@ impl Door {
     /// When that cannot be had.
     pub(super) fn open(
         config: &FrontDoor,
+        data_dir: &Path,
         draining: watch::Sender<Vec<JobId>>,
     ) -> anyhow::Result<Self> {
         let asked = [
@@ -92,6 +94,7 @@ impl Door {
             certificates: Arc::clone(&certificates),
             hsts_s: config.hsts_s,
             threads: threads.min(THREADS_MAX),
+            sites: Some(data_dir.join(site::FOLDER)),
         };
         Ok(Self {
             front: (!wings.is_empty()).then(|| Front::new(settings, draining)),

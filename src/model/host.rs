@@ -106,7 +106,7 @@ pub enum EngineState {
 
 /// The newest form of records that this version reads. It grows when a release can say something that
 /// older versions would leave out; `schedule::forms` knows what.
-pub const READS: u32 = 2;
+pub const READS: u32 = 3;
 
 fn first_form() -> u32 {
     1
@@ -137,6 +137,9 @@ pub struct HostRecord {
     /// stopped before those have ended, or the drain limit is over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<JobId>,
+    /// The sites it was told to have, and what became of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<SiteHere>,
     /// Whose data it has, by the labels of its volumes: a pin that is not on record, as after a
     /// restore of an older copy, is found by it. Absent as long as its engine has not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,6 +161,16 @@ pub struct Fetched {
     /// Which.
     pub image: ImageRef,
     /// Why it could not be fetched so far; empty when it is there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+/// What became of the files of a site on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteHere {
+    /// Digest of the image that they are.
+    pub digest: String,
+    /// Why they could not be had so far; empty when they are there, whole.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
 }

@@ -20,6 +20,7 @@ pub mod registry;
 pub mod release;
 pub mod resolve;
 pub mod route;
+pub mod site;
 pub mod source;
 pub mod spec;
 pub mod status;

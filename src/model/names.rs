@@ -48,6 +48,14 @@ fn node_name(text: &str) -> bool {
     plain_name(text.strip_suffix(BEFORE).unwrap_or(text))
 }
 
+/// How the image of a website's files is called after its node. Names in `viking.yml` hold no dot.
+const SITE: &str = ".site";
+
+/// One of `viking.yml`, or the files of a website.
+fn image_name(text: &str) -> bool {
+    plain_name(text.strip_suffix(SITE).unwrap_or(text))
+}
+
 fn tag_name(text: &str) -> bool {
     text == Tag::STATIC || plain_name(text)
 }
@@ -153,8 +161,8 @@ name_type!(
     "1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
 );
 name_type!(
-    /// One entry under `build:`.
-    ImageName, "image name", plain_name,
+    /// One entry under `build:`, or the files of a website (`<node>.site`).
+    ImageName, "image name", image_name,
     "1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
 );
 name_type!(
@@ -280,6 +288,20 @@ impl NodeName {
     #[must_use]
     pub fn runs_before(&self) -> Option<Self> {
         Some(Self(self.0.strip_suffix(BEFORE)?.into()))
+    }
+}
+
+impl ImageName {
+    /// The files of a website. No entry of `build:` can have that name.
+    #[must_use]
+    pub fn of_site(node: &NodeName) -> Self {
+        Self(format!("{node}{SITE}").into())
+    }
+
+    /// The website whose files these are, if they are.
+    #[must_use]
+    pub fn site(&self) -> Option<NodeName> {
+        Some(NodeName(self.0.strip_suffix(SITE)?.into()))
     }
 }
 

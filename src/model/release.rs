@@ -136,7 +136,7 @@ pub struct Domain {
 pub enum NodeKind {
     /// Runs a container.
     Container,
-    /// Files of the commit, served by every router. Has no jobs until the router exists.
+    /// Files of the commit, served by every router. Has no jobs: every host unpacks its files.
     Website {
         /// Path in the commit.
         document_root: String,
@@ -265,6 +265,14 @@ impl Release {
             node: node.clone(),
             slot,
         })
+    }
+
+    /// The websites that have files, each with the image that these are. One of a version that did not
+    /// serve sites has none.
+    pub fn sites(&self) -> impl Iterator<Item = (&NodeName, &ImageRecord)> {
+        let nodes = self.nodes.iter();
+        let sites = nodes.filter(|(_, node)| matches!(node.kind, NodeKind::Website { .. }));
+        sites.filter_map(|(name, _)| Some((name, self.images.get(&ImageName::of_site(name))?)))
     }
 
     /// Whether any node's jobs run under this release's own tag or are new services of it.

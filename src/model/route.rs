@@ -26,8 +26,18 @@ pub struct Route {
     pub since_ms: u64,
     /// Healthy copies, in order.
     pub copies: Vec<Copy>,
+    /// Of a website, which has no copies: what its files are.
+    pub site: Option<Site>,
     /// Other stacks whose live releases name the domain too, and do not have it.
     pub denied: Vec<(StackName, NodeName)>,
+}
+
+/// What a website's domain leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Digest of the image that its files are; `None` when an older version made the release, which kept
+    /// none.
+    pub digest: Option<String>,
 }
 
 /// Something for each of many domains.
@@ -136,12 +146,14 @@ pub fn table(seen: &Seen) -> RouteTable {
 
 fn route(seen: &Seen, reach: &Reach<'_>, domain: &str, claim: &Claim<'_>) -> Route {
     let (stack, node) = (claim.stack, claim.node);
+    let site = site(seen, claim);
     let target = LinkTarget {
         stack: None,
         node: node.clone(),
     };
     let tags = resolve::copies(&seen.stacks, stack, claim.tag, &target);
     let port = claim.port.or_else(|| reach.lowest_port(stack, node));
+    let port = port.filter(|_| site.is_none());
     let copies = port.map(|port| reach.copies(stack, node, &tags, port, Proto::Tcp));
     Route {
         domain: domain.to_owned(),
@@ -150,14 +162,27 @@ fn route(seen: &Seen, reach: &Reach<'_>, domain: &str, claim: &Claim<'_>) -> Rou
         port,
         since_ms: claim.since_ms,
         copies: copies.unwrap_or_default(),
+        site,
         denied: Vec::new(),
     }
 }
 
-/// The domains of a release that lead to containers, each with its node.
+/// The files that a claim leads to, if its node is a website.
+fn site(seen: &Seen, claim: &Claim<'_>) -> Option<Site> {
+    let live = seen.stacks.get(claim.stack)?.live()?;
+    let node = live.nodes.get(claim.node)?;
+    matches!(node.kind, NodeKind::Website { .. }).then(|| {
+        let mut sites = live.sites();
+        let image = sites.find(|(name, _)| *name == claim.node);
+        Site {
+            digest: image.map(|(_, image)| image.digest.clone()),
+        }
+    })
+}
+
+/// The domains of a release, each with its node.
 fn domains(release: &Release) -> impl Iterator<Item = (&NodeName, &Domain)> {
     let nodes = release.nodes.iter();
-    let nodes = nodes.filter(|(_, node)| node.kind == NodeKind::Container);
     nodes.flat_map(|(name, node)| node.domains.iter().map(move |domain| (name, domain)))
 }
 

@@ -1,7 +1,7 @@
 //! What is on record made into another release: an earlier one once more, or the live one with a node
 //! anew. Called by `order`, which says whether that makes sense. Pure.
 
-use super::compose::{Procs, describe, free_tag, settle};
+use super::compose::{Procs, describe, free_tag, keep_tag, settle};
 use super::order::{Refused, refuse};
 use crate::model::names::{NodeName, StackName, Tag};
 use crate::model::release::{Again, NodeKind, Quarantine, Release, ReleaseNode, RunId, SET_ASIDE};
@@ -34,6 +34,7 @@ pub(super) fn rollback(
         let before = stack.live().and_then(|live| live.nodes.get(name));
         node.tag.clone_from(&release.tag);
         if node.kind != NodeKind::Container {
+            keep_tag(node, before);
             continue;
         }
         *node = match (spec, before) {

@@ -5,7 +5,7 @@ use super::compose::Procs;
 use super::retire::DRAIN_MS;
 use super::sim::{carry_out, settle};
 use super::{check, dowding, rollout};
-use crate::model::host::Fetched;
+use crate::model::host::{Fetched, SiteHere};
 use crate::model::job::JobKey;
 use crate::model::names::StackName;
 use crate::model::plan::Plan;
@@ -48,7 +48,7 @@ pub fn bring_up(world: &mut World, name: &StackName, release: &Release, procs: &
         }
         carry_out(world, &plan);
         settle(world);
-        let fetched = fetch(world, name);
+        let fetched = fetch(world, name) | unpack(world, name);
         let stepped = step(world, name, &mut brought.order);
         let moved = !plan.is_empty() || fetched || stepped;
         last = plan;
@@ -123,6 +123,26 @@ fn fetch(world: &mut World, name: &StackName) -> bool {
                 error: String::new(),
             });
             came = true;
+        }
+    }
+    came
+}
+
+/// Hosts have the files of websites. Whether one of them had not before.
+fn unpack(world: &mut World, name: &StackName) -> bool {
+    let release = world.stacks.get(name).and_then(|stack| stack.staged());
+    let sites = release.into_iter().flat_map(Release::sites);
+    let digests: Vec<String> = sites.map(|(_, image)| image.digest.clone()).collect();
+    let mut came = false;
+    for host in world.hosts.values_mut() {
+        for digest in &digests {
+            let here = |site: &SiteHere| site.digest == *digest && site.error.is_empty();
+            if !host.sites.iter().any(here) {
+                host.sites.retain(|site| site.digest != *digest);
+                let (digest, error) = (digest.clone(), String::new());
+                host.sites.push(SiteHere { digest, error });
+                came = true;
+            }
         }
     }
     came

@@ -72,7 +72,7 @@ pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), Missing> {
     let mut before = BTreeMap::new();
     for node in &parts.file.deploy {
         let made = match node.kind {
-            NodeKind::Website { .. } => website(node, &parts.tag),
+            NodeKind::Website { .. } => website(node, &parts)?,
             NodeKind::Container => container(node, &parts, &mut procs)?,
         };
         if let Some(command) = &node.before_release {
@@ -100,8 +100,27 @@ pub fn compose(parts: Parts<'_>) -> Result<(Release, Procs), Missing> {
     Ok((release, procs))
 }
 
-fn website(node: &DeployNode, tag: &Tag) -> ReleaseNode {
-    release_node(node, tag.clone())
+/// A website is its files: with the same ones it keeps the tag that it has.
+fn website(node: &DeployNode, parts: &Parts<'_>) -> Result<ReleaseNode, Missing> {
+    let image = ImageName::of_site(&node.name);
+    let files = parts.images.get(&image).ok_or_else(|| Missing::Image {
+        node: node.name.clone(),
+        image: image.to_string(),
+    })?;
+    let mut made = release_node(node, parts.tag.clone());
+    made.spec_hash.clone_from(&files.digest);
+    let before = parts.live.and_then(|live| live.nodes.get(&node.name));
+    keep_tag(&mut made, before);
+    Ok(made)
+}
+
+/// A website with the files of the live one is the live one.
+pub(super) fn keep_tag(site: &mut ReleaseNode, live: Option<&ReleaseNode>) {
+    let website = |node: &&ReleaseNode| matches!(node.kind, NodeKind::Website { .. });
+    let same = live.filter(website);
+    if let Some(live) = same.filter(|live| live.spec_hash == site.spec_hash) {
+        site.tag.clone_from(&live.tag);
+    }
 }
 
 fn container(

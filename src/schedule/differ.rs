@@ -133,6 +133,15 @@ fn fields(
     if old_image != new_image {
         found.push(change("image", old_image, new_image));
     }
+    let files = |node: &ReleaseNode| {
+        let site = matches!(node.kind, NodeKind::Website { .. });
+        site.then(|| shown_digest(&node.spec_hash))
+    };
+    if let (Some(old), Some(new)) = (files(before), files(after))
+        && old != new
+    {
+        found.push(change("files", Some(old), Some(new)));
+    }
     let settings = |spec: Option<&ContainerSpec>| spec.map(|spec| value(&spec.settings));
     compare(
         "",

@@ -4,7 +4,7 @@
 //! staged, by `variables` and by `foretell`. Pure.
 
 use super::compose::Procs;
-use crate::model::release::{Again, Release};
+use crate::model::release::{Again, NodeKind, Release, ReleaseNode};
 use crate::model::spec::ContainerSpec;
 use crate::model::world::World;
 
@@ -13,6 +13,9 @@ const FIRST: u32 = 1;
 
 /// Shared variables in specs, jobs that run before a release, and releases made of other variables.
 const SHARED_AND_BEFORE: u32 = 2;
+
+/// Websites whose files every host unpacks.
+const SITES: u32 = 3;
 
 /// Why a release is not written down yet, in words: a host that could not read it. Of hosts that are
 /// away nothing is known; they are looked at when they are back, as nothing starts there before.
@@ -29,6 +32,10 @@ pub fn waits(world: &World, release: &Release, procs: &Procs) -> Option<String> 
 
 /// The newest form that a release and the specs it brings have.
 fn needed(release: &Release, procs: &Procs) -> u32 {
+    let website = |node: &ReleaseNode| matches!(node.kind, NodeKind::Website { .. });
+    if release.nodes.values().any(website) {
+        return SITES;
+    }
     let shared = |spec: &ContainerSpec| !spec.settings.shared.is_empty();
     let variables = matches!(release.again, Some(Again::Variables { .. }));
     let pending = release.nodes.values();

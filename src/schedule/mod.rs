@@ -42,6 +42,7 @@ pub mod roll;
 pub mod rollout;
 pub mod script;
 pub mod sim;
+pub mod sites;
 pub mod squeeze;
 pub mod sweep;
 mod turn;

@@ -7,6 +7,7 @@ use super::before;
 use super::dowding;
 use super::fetch;
 use super::judge::{self, Failure};
+use super::sites;
 use super::wanted::{Role, Wanted, healthy, still_to_cut, wanted};
 use crate::model::history::{Change, ChangeKind, RunEnd, RunRecord};
 use crate::model::host::Fetch;
@@ -73,6 +74,9 @@ fn staged(world: &World, name: &StackName, stack: &StackWorld) -> Option<Step> {
     }
     // A release that is still draining goes first: there is one place for it in the pointer.
     if stack.pointer.retiring.is_some() {
+        return None;
+    }
+    if sites::holds_up(world, stack).is_some() {
         return None;
     }
     match still_to_cut(stack).first() {

@@ -208,6 +208,7 @@ fn add_host(world: &mut World, name: &HostName, host: HostText) -> Result<(), St
         started_ms: 0,
         fetched: Vec::new(),
         draining: Vec::new(),
+        sites: Vec::new(),
         volumes: Some(volumes),
     };
     world.hosts.insert(name.clone(), record);

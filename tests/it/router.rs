@@ -63,6 +63,7 @@ fn settings() -> Settings {
         certificates: Arc::default(),
         hsts_s: 0,
         threads: 2,
+        sites: None,
     }
 }
 

@@ -189,6 +189,7 @@ impl Scene {
             started_ms: NOW,
             fetched: Vec::new(),
             draining: Vec::new(),
+            sites: Vec::new(),
             volumes: None,
         };
         self.0.hosts.insert(host_name(name), record);

@@ -33,6 +33,7 @@ impl FakeEngine {
         let id = image_id(&request, &context);
         let stored = Stored {
             id: id.clone(),
+            digest: None,
             has_healthcheck: false,
             on_build: rules
                 .iter()

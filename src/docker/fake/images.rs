@@ -25,12 +25,16 @@ struct Shelves {
     manifests: BTreeMap<(String, String), Stored>,
     /// By repository and tag.
     tags: BTreeMap<(String, String), String>,
+    /// Bytes of manifests and blobs that came over HTTP, not from an engine, by digest.
+    bytes: BTreeMap<String, Vec<u8>>,
 }
 
 /// What an image is, wherever it is.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     pub(super) id: String,
+    /// Of a manifest whose bytes are there; else it follows from the id.
+    pub(super) digest: Option<String>,
     pub(super) has_healthcheck: bool,
     pub(super) on_build: Vec<String>,
     pub(super) behaviour: Option<Behaviour>,
@@ -42,6 +46,7 @@ impl FakeRegistry {
     pub fn publish(&self, reference: &str, content: &str) -> String {
         let stored = Stored {
             id: hash(&["published", content]),
+            digest: None,
             has_healthcheck: false,
             on_build: Vec::new(),
             behaviour: None,
@@ -91,6 +96,48 @@ impl FakeRegistry {
         Ok(self.put(repository, tag, stored) == digest)
     }
 
+    /// Puts a manifest there with what it names, as over HTTP; answers its digest.
+    ///
+    /// # Errors
+    /// While down.
+    pub fn put_bytes(
+        &self,
+        name: &str,
+        tag: &str,
+        manifest: &[u8],
+        blobs: Vec<Vec<u8>>,
+    ) -> Result<String> {
+        self.answers()?;
+        let digest = |bytes: &[u8]| format!("sha256:{}", hex::encode(Sha256::digest(bytes)));
+        let stored = Stored {
+            id: digest(manifest),
+            digest: Some(digest(manifest)),
+            has_healthcheck: false,
+            on_build: Vec::new(),
+            behaviour: None,
+        };
+        let all = blobs.into_iter().chain([manifest.to_vec()]);
+        let all = all.map(|bytes| (digest(&bytes), bytes));
+        self.shelves().bytes.extend(all);
+        Ok(self.put(name, tag, stored))
+    }
+
+    /// The bytes of a manifest or blob that came so, as over HTTP.
+    ///
+    /// # Errors
+    /// While down.
+    pub fn bytes(&self, digest: &str) -> Result<Option<Vec<u8>>> {
+        self.answers()?;
+        Ok(self.shelves().bytes.get(digest).cloned())
+    }
+
+    /// Other bytes under the same digest, as after a disk that lies.
+    pub fn spoil(&self, digest: &str, bytes: &[u8]) {
+        self.shelves()
+            .bytes
+            .insert(digest.to_owned(), bytes.to_vec());
+    }
+
     /// Forgets a manifest and its tags.
     ///
     /// # Errors
@@ -110,7 +157,8 @@ impl FakeRegistry {
     }
 
     fn put(&self, repository: &str, tag: &str, stored: Stored) -> String {
-        let digest = hash(&["manifest", &stored.id]);
+        let made = || hash(&["manifest", &stored.id]);
+        let digest = stored.digest.clone().unwrap_or_else(made);
         let mut shelves = self.shelves();
         let key = (repository.to_owned(), digest.clone());
         shelves.manifests.insert(key, stored);
@@ -170,6 +218,7 @@ impl Images {
         let id = hash(&["image", &name]);
         let stored = Stored {
             id: id.clone(),
+            digest: None,
             has_healthcheck,
             on_build: Vec::new(),
             behaviour: None,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::Sleep;
@@ -79,7 +80,7 @@ impl Upload {
     }
 }
 
-type BoxError = Box<dyn Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 impl Body for Upload {
     type Data = Bytes;
@@ -169,6 +170,7 @@ pub(super) struct Out {
 enum From {
     Page(Full<Bytes>),
     Answer(Answer),
+    Files(UnsyncBoxBody<Bytes, BoxError>),
 }
 
 impl Out {
@@ -183,6 +185,14 @@ impl Out {
     pub(super) fn answer(answer: Answer) -> Self {
         Self {
             from: From::Answer(answer),
+            bytes: 0,
+            entry: None,
+        }
+    }
+
+    pub(super) fn files(body: UnsyncBoxBody<Bytes, BoxError>) -> Self {
+        Self {
+            from: From::Files(body),
             bytes: 0,
             entry: None,
         }
@@ -215,6 +225,7 @@ impl Body for Out {
                 }
                 frame.map(|frame| frame.map_err(Into::into))
             }
+            From::Files(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         if let Some(Ok(frame)) = &frame {
             let length = frame.data_ref().map_or(0, Bytes::len);
@@ -227,6 +238,7 @@ impl Body for Out {
         match &self.from {
             From::Page(page) => page.is_end_stream(),
             From::Answer(answer) => answer.body.is_end_stream(),
+            From::Files(body) => body.is_end_stream(),
         }
     }
 
@@ -234,6 +246,7 @@ impl Body for Out {
         match &self.from {
             From::Page(page) => page.size_hint(),
             From::Answer(answer) => answer.body.size_hint(),
+            From::Files(body) => body.size_hint(),
         }
     }
 }

@@ -12,10 +12,12 @@ mod listen;
 mod pages;
 mod pick;
 mod proxy;
+mod site;
 mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +29,7 @@ use tokio::sync::watch;
 
 use self::access::Access;
 use self::pick::Backend;
+use self::site::Files;
 use crate::model::endpoint::Copy;
 use crate::model::job::JobId;
 use crate::model::names::StackName;
@@ -59,6 +62,8 @@ pub struct Settings {
     pub hsts_s: u64,
     /// Threads.
     pub threads: usize,
+    /// Where sites are unpacked on this host, if they are.
+    pub sites: Option<PathBuf>,
 }
 
 fn hsts(seconds: u64) -> Option<HeaderValue> {
@@ -72,6 +77,8 @@ fn hsts(seconds: u64) -> Option<HeaderValue> {
 struct Live {
     route: Route,
     backends: Vec<Arc<Backend>>,
+    /// What it leads to instead, when its node is a website.
+    files: Option<Files>,
     /// Whose turn it is among equals.
     turn: AtomicUsize,
 }
@@ -97,10 +104,16 @@ pub(super) struct Shared {
     /// What browsers are told of coming over https only.
     hsts: Option<HeaderValue>,
     threads: usize,
+    sites: Option<PathBuf>,
     began: Instant,
 }
 
 impl Shared {
+    fn files(&self, route: &Route) -> Option<Files> {
+        let digest = route.site.as_ref()?.digest.as_ref()?;
+        Files::new(self.sites.as_ref()?, digest)
+    }
+
     fn find(&self, host: &str) -> Option<Arc<Live>> {
         self.table.load().find(host).cloned()
     }
@@ -134,6 +147,7 @@ impl Front {
             certificates: settings.certificates,
             hsts: hsts(settings.hsts_s),
             threads: settings.threads.max(1),
+            sites: settings.sites,
             began: Instant::now(),
         }))
     }
@@ -170,6 +184,7 @@ impl Front {
                 None => Arc::new(Live {
                     route: route.clone(),
                     backends,
+                    files: shared.files(route),
                     turn: AtomicUsize::new(0),
                 }),
             };

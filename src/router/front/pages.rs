@@ -10,8 +10,12 @@ use super::heads::REQUEST_ID;
 
 /// A page.
 pub(super) fn page(status: StatusCode, id: &HeaderValue) -> Response<Out> {
+    saying(status, words(status), id)
+}
+
+/// A page in other words.
+pub(super) fn saying(status: StatusCode, what: &str, id: &HeaderValue) -> Response<Out> {
     let reason = status.canonical_reason().unwrap_or("Error");
-    let what = words(status);
     // An id is of letters, digits, dots and dashes: see `heads::request_id`.
     let name = id.to_str().unwrap_or_default();
     let text = format!(

@@ -138,6 +138,11 @@ impl Worker {
         if self.goes_to_https(&parts, client, &host) {
             return pages::to_https(&host, &parts.uri, id).ok_or(StatusCode::BAD_REQUEST);
         }
+        if live.route.site.is_some() {
+            let files = live.files.as_ref();
+            let files = files.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+            return files.answer(&parts, id).await;
+        }
         let max = self.shared.body_max;
         if body.size_hint().lower() > max {
             return Err(StatusCode::PAYLOAD_TOO_LARGE);

@@ -45,6 +45,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use viking::clock::now_ms;
+use viking::deploy::fake_source::FakeSource;
 use viking::deploy::worker::{self, Worker};
 use viking::docker::fake::{Behaviour, FakeEngine, FakeRegistry};
 use viking::model::names::{HostName, StackName, Tag};
@@ -240,6 +241,7 @@ impl Cluster {
             data_dir: host.dir.path().to_owned(),
             api: "127.0.0.1:8791".to_owned(),
             machine_id: host.name.to_string(),
+            sites: Arc::new(FakeSource::new(&self.registry)),
             listen,
             draining: tokio::sync::watch::channel(Vec::new()).1,
             progress,

@@ -167,6 +167,7 @@ async fn announce_all(tables: &Tables, keeper: &LeaseKeeper) {
             started_ms: now_ms(),
             fetched: Vec::new(),
             draining: Vec::new(),
+            sites: Vec::new(),
             volumes: None,
         };
         tables.announce(&host, &record, lease).await.unwrap();

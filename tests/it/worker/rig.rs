@@ -11,9 +11,10 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use viking::deploy::fake_source::FakeSource;
 use viking::deploy::ops::Listen;
 use viking::deploy::worker::{self, Worker};
-use viking::docker::fake::FakeEngine;
+use viking::docker::fake::{FakeEngine, FakeRegistry};
 use viking::docker::{Container, RunState, SharedEngine};
 use viking::model::endpoint::{Endpoint, ListenRequest};
 use viking::model::host::{Declared, Fetch, Fetched};
@@ -163,6 +164,7 @@ impl Rig {
             data_dir: self.dir.path().to_owned(),
             api: "127.0.0.1:8791".to_owned(),
             machine_id: "m".to_owned(),
+            sites: Arc::new(FakeSource::new(&FakeRegistry::default())),
             listen: self.listen.clone(),
             draining: tokio::sync::watch::channel(Vec::new()).1,
             progress,

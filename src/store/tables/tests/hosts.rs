@@ -150,6 +150,7 @@ async fn a_world_is_the_same_until_something_changes_or_a_lease_ends() {
         started_ms: 0,
         fetched: Vec::new(),
         draining: Vec::new(),
+        sites: Vec::new(),
         volumes: None,
     };
     t.announce(&host("a"), &record, lease).await.unwrap();
@@ -178,6 +179,7 @@ async fn a_host_is_alive_as_long_as_its_lease() {
         started_ms: 0,
         fetched: Vec::new(),
         draining: Vec::new(),
+        sites: Vec::new(),
         volumes: None,
     };
     t.announce(&host("a"), &record, lease).await.unwrap();
