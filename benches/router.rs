@@ -53,6 +53,7 @@ fn serve(args: &[String]) -> anyhow::Result<()> {
         certificates: Arc::default(),
         hsts_s: 0,
         threads: 1,
+        sites: None,
     };
     let front = Front::new(settings, watch::channel(Vec::new()).0);
     let runtime = tokio::runtime::Builder::new_current_thread()

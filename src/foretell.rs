@@ -227,9 +227,13 @@ fn images(
 }
 
 fn unmade(stack: &StackName, image: &ImageName, draft: &Draft<'_>, told: &Foretold) -> ImageRecord {
+    let repository = match image.site() {
+        Some(node) => build::registry::site_repository(stack, &node),
+        None => build::registry::repository(stack, image),
+    };
     ImageRecord {
         v: 1,
-        repository: build::registry::repository(stack, image),
+        repository,
         digest: NOT_BUILT.to_owned(),
         input: String::new(),
         size_bytes: 0,

@@ -333,7 +333,11 @@ fn job_reason(name: &StackName, role: Role, views: &[NodeView], grade: Grade) ->
         .find_map(|view| {
             let index = view.grades.iter().position(|found| *found == grade)?;
             let slot = u32::try_from(index).ok()?;
-            let job = view.row.jobs.iter().find(|job| job.slot == slot)?;
+            let Some(job) = view.row.jobs.iter().find(|job| job.slot == slot) else {
+                // A website is as its hosts say.
+                let site = view.row.jobs.is_empty() && !view.row.note.is_empty();
+                return site.then(|| format!("{name}/{}: {}", view.row.node, view.row.note));
+            };
             Some(format!(
                 "{name}/{}.{slot} {}: {}",
                 view.row.node, job.state, job.reason

@@ -325,4 +325,4 @@ impl Hash {
 
 #[cfg(test)]
 #[path = "context_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -16,7 +16,7 @@ impl BlobSource for Blobs {
 }
 
 /// A tree of (path, content); `->x` is a link to `x`, `+x` an executable, `@` a submodule.
-pub(super) fn tree(files: &[(&str, &str)]) -> Tree {
+pub(in crate::build) fn tree(files: &[(&str, &str)]) -> Tree {
     let mut blobs = BTreeMap::new();
     let mut entries = BTreeMap::new();
     for (path, content) in files {

@@ -18,6 +18,7 @@ use super::source::{SharedSource, Source};
 use super::tries::Tries;
 use super::unpack::unpack;
 use crate::model::host::SiteHere;
+use crate::model::release::Release;
 use crate::model::site::{self, BYTES_MAX, ENTRIES_MAX};
 
 /// Sites on their way at a time.
@@ -136,7 +137,7 @@ impl Desk {
             named.filter_map(|tag| map.releases.get(tag))
         });
         let mut asked = Asked::new();
-        for (_, image) in releases.flat_map(|release| release.sites()) {
+        for (_, image) in releases.flat_map(Release::sites) {
             let repositories = asked.entry(image.digest.clone()).or_default();
             repositories.insert(image.repository.clone());
         }

@@ -1,6 +1,7 @@
 //! A tar of files becomes a folder: checked once more, whoever made it, since what is written here is
 //! served to everybody. Nothing is ever written through a link. Used by `sites`, blocking.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -69,7 +70,7 @@ impl Unpacking<'_> {
             }
             EntryType::Regular => self.file(&path, &mut entry),
             EntryType::Symlink => {
-                let target = entry.link_name_bytes().map(|bytes| bytes.into_owned());
+                let target = entry.link_name_bytes().map(Cow::into_owned);
                 let target = target.and_then(|bytes| String::from_utf8(bytes).ok());
                 let target = target.filter(|target| !target.is_empty() && !target.contains('\0'));
                 let target = target.ok_or_else(|| format!("{path:?} is not a readable link"))?;

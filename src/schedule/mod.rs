@@ -9,7 +9,7 @@
 //! jobs must leave theirs · `retire` → which may end · `pins` → where data is · `fleet` → how full
 //! the hosts are · `place` → which host · `dowding` → the plan ·
 //! `check` → invariants of a plan · `rollout` → the pointer's next step · `fetch` → what must be
-//! there before it · `dispatch` and `roll` → the loops · `sweep` → what nobody can need any more ·
+//! there before it, `sites` → which hosts have a website's files · `dispatch` and `roll` → the loops · `sweep` → what nobody can need any more ·
 //! `why` → what is told of a decision · `script`, `lines` and `sim` → worlds as text, and what would become of them ·
 //! `known` → what may be used again · `differ` and `bring` → what another release changes, and how it would
 //! come up.

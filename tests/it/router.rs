@@ -9,6 +9,7 @@ mod app;
 mod changes;
 mod hostile;
 mod passing;
+mod site;
 mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};

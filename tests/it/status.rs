@@ -10,14 +10,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use viking::api::status::status;
 use viking::cli::show;
-use viking::model::host::{EngineState, HostRecord, Member, READS};
+use viking::model::host::{EngineState, HostRecord, Member, READS, SiteHere};
 use viking::model::job::{
     Assignment, CounterRecord, Drift, Fault, Instance, JobKey, JobState, StateRecord,
 };
-use viking::model::names::{HostName, NodeName, StackName, Tag};
+use viking::model::names::{HostName, ImageName, NodeName, StackName, Tag};
 use viking::model::release::{
-    Building, Commit, Domain, NodeKind, Phase, Pointer, Quarantine, Release, ReleaseNode, RunId,
-    SET_ASIDE, Source, SourceState,
+    Building, Commit, Domain, ImageRecord, NodeKind, Phase, Pointer, Quarantine, Release,
+    ReleaseNode, RunId, SET_ASIDE, Source, SourceState,
 };
 use viking::model::spec::{
     ContainerSpec, ImageRef, Proto, Published, Resources, Settings, StopPolicy,
@@ -431,7 +431,7 @@ fn a_changed_service_waits_and_is_pending() {
 }
 
 #[test]
-fn a_website_and_domains_are_not_yet_routed() {
+fn a_website_of_an_older_version_has_no_files_and_says_so() {
     let mut scene = Scene::healthy();
     let live = scene.stack().releases.get_mut(&tag(FIRST)).unwrap();
     let help = ReleaseNode {
@@ -448,6 +448,61 @@ fn a_website_and_domains_are_not_yet_routed() {
     }];
     let report = check!(scene, "website");
     assert_eq!(show::exit_code(&report), 0);
+}
+
+#[test]
+fn a_website_is_as_its_hosts_say() {
+    let mut scene = Scene::healthy();
+    let live = scene.stack().releases.get_mut(&tag(FIRST)).unwrap();
+    let help = ReleaseNode {
+        kind: NodeKind::Website {
+            document_root: "help".to_owned(),
+        },
+        ..node(&tag(FIRST), 1)
+    };
+    live.nodes.insert(node_name("help"), help);
+    let image = ImageRecord {
+        v: 1,
+        repository: "shop/site.help".to_owned(),
+        digest: "sha256:1".to_owned(),
+        input: String::new(),
+        size_bytes: 1,
+        build_ms: 0,
+        commit: String::new(),
+        built_by: tag(FIRST),
+        bases: Default::default(),
+        made_of: None,
+    };
+    live.images
+        .insert(ImageName::of_site(&node_name("help")), image);
+    let all = scene.0.hosts.len();
+    let note = |scene: &Scene| {
+        let report = scene.report();
+        let nodes = report.stacks[0].nodes.iter();
+        let help = nodes.clone().find(|row| row.node == node_name("help"));
+        (help.unwrap().note.clone(), report.stacks[0].health)
+    };
+    let (said, health) = note(&scene);
+    assert_eq!(said, format!("files on 0 of {all} hosts"));
+    assert_eq!(health, HealthWord::Progressing);
+    let says = |scene: &mut Scene, error: &str| {
+        for host in scene.0.hosts.values_mut() {
+            host.sites = vec![SiteHere {
+                digest: "sha256:1".to_owned(),
+                error: error.to_owned(),
+            }];
+        }
+    };
+    says(&mut scene, "disk full");
+    let (said, health) = note(&scene);
+    assert!(said.ends_with("disk full"), "{said}");
+    let told = scene.report().stacks[0].reason.clone();
+    assert!(told.contains("shop/help: files on 0 of"), "{told}");
+    assert_eq!(health, HealthWord::Degraded);
+    says(&mut scene, "");
+    let (said, health) = note(&scene);
+    assert_eq!(said, format!("files on {all} of {all} hosts"));
+    assert_eq!(health, HealthWord::Healthy);
 }
 
 #[test]

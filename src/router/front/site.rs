@@ -89,9 +89,9 @@ impl Files {
         let range = asked.headers.get(header::RANGE);
         match range.filter(|_| range_counts(&asked.headers, &tag)) {
             // A part is always one of the plain file.
-            Some(range) => headers.insert(header::RANGE, range.clone()),
-            None => accepted(&asked.headers, &mut headers),
-        };
+            Some(range) => drop(headers.insert(header::RANGE, range.clone())),
+            None => headers = accepted(&asked.headers),
+        }
         let mut response = self.read(&asked.method, asked.uri.clone(), headers).await?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {}
@@ -134,8 +134,7 @@ impl Files {
         asked: &request::Parts,
         id: &HeaderValue,
     ) -> Result<Response<Out>, StatusCode> {
-        let mut headers = HeaderMap::new();
-        accepted(&asked.headers, &mut headers);
+        let headers = accepted(&asked.headers);
         let uri = Uri::from_static(NOT_FOUND);
         let mut response = self.read(&asked.method, uri, headers).await?;
         if response.status() != StatusCode::OK {
@@ -223,12 +222,12 @@ fn decoded(path: &str) -> Option<String> {
 }
 
 /// How a client takes what it gets.
-fn accepted(from: &HeaderMap, to: &mut HeaderMap) -> Option<HeaderValue> {
-    let accepted = from.get_all(header::ACCEPT_ENCODING);
-    for value in accepted {
-        to.append(header::ACCEPT_ENCODING, value.clone());
+fn accepted(headers: &HeaderMap) -> HeaderMap {
+    let mut accepted = HeaderMap::new();
+    for value in headers.get_all(header::ACCEPT_ENCODING) {
+        accepted.append(header::ACCEPT_ENCODING, value.clone());
     }
-    None
+    accepted
 }
 
 /// Whether a client that wants a part has the rest of the same file (RFC 9110, 13.1.5).
@@ -286,9 +285,11 @@ fn counts_for(headers: &HeaderMap) -> HeaderValue {
 /// Texts are UTF-8, as far as nobody says otherwise.
 fn name_charset(headers: &mut HeaderMap) {
     let kind = content_type(headers);
-    if kind.starts_with("text/") && !kind.contains("charset") {
-        let named = HeaderValue::from_str(&format!("{kind}; charset=utf-8"));
-        headers.extend(named.ok().map(|named| (header::CONTENT_TYPE, named)));
+    if kind.starts_with("text/")
+        && !kind.contains("charset")
+        && let Ok(named) = HeaderValue::from_str(&format!("{kind}; charset=utf-8"))
+    {
+        headers.insert(header::CONTENT_TYPE, named);
     }
 }
 

@@ -29,6 +29,7 @@ mod rollback;
 mod room;
 mod scale;
 mod seeds;
+mod sites;
 mod source;
 mod steady;
 mod throughput;
