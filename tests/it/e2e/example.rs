@@ -117,5 +117,15 @@ fn the_example_of_0_5_3_runs_as_it_stands() {
         status.contains("help"),
         "the static website is shown: {status}"
     );
+    // Through a real registry to this host's disk and out of its router.
+    for domain in ["help.thetracktube.com", "a.help.thetracktube.com"] {
+        let page = world.visit(domain, "/");
+        assert_eq!(page.as_deref().map(str::trim), Ok(HELP.trim()), "{domain}");
+    }
+    repo.commit("Help", &[("help/www/index.html", "<p>other help")]);
+    world.eventually("another page is served", || {
+        let page = world.visit("help.thetracktube.com", "/")?;
+        (page.trim() == "<p>other help").then_some(()).ok_or(page)
+    });
     world.check_registry();
 }
