@@ -54,8 +54,10 @@ impl<K: Ord + Clone> Tries<K> {
                 progress.end(end, now_ms);
             }
         }
-        // One that is asked for no longer goes on; its end is then of no interest.
-        self.known.retain(|one, _| asked.contains(one));
+        // One that is asked for no longer goes on, and is known until its end: asked for again meanwhile,
+        // there must not be two of it.
+        self.known
+            .retain(|one, progress| progress.busy || asked.contains(one));
         let mut busy = self.known.values().filter(|one| one.busy).count();
         let mut begin = Vec::new();
         for one in asked {

@@ -94,6 +94,8 @@ pub struct Copy {
     pub address: SocketAddr,
     /// Whether that is a container of the host that asks.
     pub here: bool,
+    /// Its slot, if its id tells.
+    pub slot: Option<u32>,
 }
 
 #[cfg(test)]

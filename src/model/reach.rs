@@ -67,6 +67,7 @@ impl<'a> Reach<'a> {
                     job_id: end.job_id.clone(),
                     address: direct.map_or_else(|| end.address(), |ip| SocketAddr::new(ip, port)),
                     here: direct.is_some(),
+                    slot: end.placement().map(|(job, _)| job.slot),
                 }
             })
             .collect();

@@ -154,14 +154,21 @@ fn route(seen: &Seen, reach: &Reach<'_>, domain: &str, claim: &Claim<'_>) -> Rou
     let tags = resolve::copies(&seen.stacks, stack, claim.tag, &target);
     let port = claim.port.or_else(|| reach.lowest_port(stack, node));
     let port = port.filter(|_| site.is_none());
-    let copies = port.map(|port| reach.copies(stack, node, &tags, port, Proto::Tcp));
+    let mut copies = port
+        .map(|port| reach.copies(stack, node, &tags, port, Proto::Tcp))
+        .unwrap_or_default();
+    // A slot that the live scale leaves out gets no further request, and ends those it has.
+    let live = seen.stacks.get(stack).and_then(|map| map.live());
+    let slots = live.and_then(|live| live.nodes.get(node));
+    let slots = slots.map_or(u32::MAX, |node| node.slots());
+    copies.retain(|copy| copy.slot.is_none_or(|slot| slot < slots));
     Route {
         domain: domain.to_owned(),
         stack: stack.clone(),
         node: node.clone(),
         port,
         since_ms: claim.since_ms,
-        copies: copies.unwrap_or_default(),
+        copies,
         site,
         denied: Vec::new(),
     }

@@ -184,3 +184,22 @@ fn a_host_name_is_known_however_it_is_written() {
         assert_eq!(host_of(bad), None, "{bad:?}");
     }
 }
+
+#[test]
+fn a_slot_that_the_live_scale_leaves_out_is_asked_no_more() {
+    let live = release("shop", "b2", &[("shop.test", 1)]);
+    let mut seen = seen(&[live]);
+    let job = JobKey {
+        stack: name("shop"),
+        tag: tag("b2"),
+        node: web(),
+        slot: 1,
+    };
+    let mut left_out = seen.endpoints[0].clone();
+    left_out.job_id = job.id(Instance(2));
+    left_out.host_port = 29_999;
+    seen.endpoints.push(left_out);
+    let copies = table(&seen).find("shop.test").unwrap().copies.clone();
+    let ports: Vec<_> = copies.iter().map(|copy| copy.address.port()).collect();
+    assert_eq!(ports, [20_000]);
+}

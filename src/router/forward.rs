@@ -37,15 +37,22 @@ const PEER_GONE: Duration = Duration::from_secs(20);
 /// Ends a connection between hosts whose other end lost its power or its network: without a word
 /// from there whoever waits for an answer would wait for ever.
 pub(super) fn watch_over(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
+    keep_asking(stream);
+    // A socket that refuses an option still works.
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream)
+        .set_tcp_user_timeout(Some(PEER_GONE))
+        .ok();
+}
+
+/// Ends a connection whose other end is gone; one that is there may pause for as long as it likes.
+pub(super) fn keep_asking(stream: &TcpStream) {
     let ask = socket2::TcpKeepalive::new()
         .with_time(ASK_PEER)
         .with_interval(ASK_PEER)
         .with_retries(QUESTIONS_MAX);
-    // A socket that refuses an option still works.
+    let socket = socket2::SockRef::from(stream);
     socket.set_tcp_keepalive(&ask).ok();
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(PEER_GONE)).ok();
 }
 
 /// Looks the present addresses up.

@@ -15,7 +15,7 @@ const FIRST: u32 = 1;
 const SHARED_AND_BEFORE: u32 = 2;
 
 /// Websites whose files every host unpacks.
-const SITES: u32 = 3;
+pub(super) const SITES: u32 = 3;
 
 /// Why a release is not written down yet, in words: a host that could not read it. Of hosts that are
 /// away nothing is known; they are looked at when they are back, as nothing starts there before.

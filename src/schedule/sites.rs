@@ -3,6 +3,7 @@
 //! the commit's. Asked by `rollout`, and by the API to say what one waits for. Pure; the unpacking is done
 //! by `deploy::sites` on the hosts.
 
+use super::forms::SITES;
 use crate::model::host::{HostRecord, Readiness};
 use crate::model::names::HostName;
 use crate::model::release::{Phase, Release};
@@ -51,7 +52,8 @@ fn asked(world: &World) -> impl Iterator<Item = (&HostName, &HostRecord)> {
         member.is_some_and(|member| member.readiness == Readiness::Ready)
     };
     let any = world.hosts.keys().any(ready);
-    let hosts = world.hosts.iter();
+    // One of an older version would never answer.
+    let hosts = world.hosts.iter().filter(|(_, host)| host.reads >= SITES);
     hosts.filter(move |(name, _)| !any || ready(name))
 }
 

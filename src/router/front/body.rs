@@ -5,6 +5,8 @@
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -60,6 +62,25 @@ pub(super) struct Upload {
     body: Option<Incoming>,
     left: u64,
     pause: Option<Pin<Box<Sleep>>>,
+    ended: Option<Uploading>,
+}
+
+/// Whether a body is still on its way.
+#[derive(Clone)]
+pub(super) struct Uploading(Arc<AtomicBool>);
+
+impl Uploading {
+    pub(super) fn goes_on(&self) -> bool {
+        !self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(Uploading(ended)) = &self.ended {
+            ended.store(true, Ordering::Release);
+        }
+    }
 }
 
 impl Upload {
@@ -68,6 +89,7 @@ impl Upload {
             body: Some(body),
             left: max,
             pause: None,
+            ended: Some(Uploading(Arc::default())),
         }
     }
 
@@ -76,7 +98,13 @@ impl Upload {
             body: None,
             left: 0,
             pause: None,
+            ended: None,
         }
+    }
+
+    /// Tells whether it is still on its way, after it was given away; `None` of one that is empty.
+    pub(super) fn uploading(&self) -> Option<Uploading> {
+        self.ended.clone()
     }
 }
 
@@ -129,6 +157,8 @@ impl Body for Upload {
 pub(super) struct Lease {
     pub(super) sender: SendRequest<Upload>,
     pub(super) thread: usize,
+    /// The body that goes over it the other way.
+    pub(super) uploading: Option<Uploading>,
 }
 
 /// An application's answer.
@@ -151,10 +181,14 @@ impl Answer {
         answer
     }
 
-    /// Everything has been read: the next request may have the connection.
+    /// Everything has been read: the next request may have the connection, unless the application answered
+    /// before it had all of this one. That would be waited for.
     fn keep(&mut self) {
-        if let Some(Lease { sender, thread }) = self.lease.take() {
-            self.busy.backend().keep(thread, sender);
+        let Some(lease) = self.lease.take() else {
+            return;
+        };
+        if !lease.uploading.is_some_and(|upload| upload.goes_on()) {
+            self.busy.backend().keep(lease.thread, lease.sender);
         }
     }
 }

@@ -84,7 +84,13 @@ pub(super) fn host(parts: &request::Parts) -> Result<String, Bad> {
 /// The protocol a client wants to go on with, as for a websocket.
 pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     let asks = version == Version::HTTP_11 && has_token(headers, "upgrade");
-    headers.get(header::UPGRADE).filter(|_| asks).cloned()
+    // HTTP/2 in the clear would be a way around everything that is done to a request here.
+    let other = |value: &&HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"h2c");
+    headers
+        .get(header::UPGRADE)
+        .filter(|_| asks)
+        .filter(other)
+        .cloned()
 }
 
 fn has_token(headers: &HeaderMap, token: &str) -> bool {
@@ -168,13 +174,21 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// proxy of the operator's.
 fn forwarded(headers: &mut HeaderMap, client: Client) {
     let ip = text(&client.ip.to_string());
+    // Nobody here keeps it right; and applications that see names as variables take `_` for `-`.
+    headers.remove(header::FORWARDED);
+    drop_lookalikes(headers);
     if client.trusted {
-        let before = headers.get(FORWARDED_FOR).and_then(|v| v.to_str().ok());
-        let chain = before.map(|before| text(&format!("{before}, {}", client.ip)));
-        headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| ip.clone()));
-        headers.entry(REAL_IP).or_insert(ip);
+        // Each proxy may have written a line of its own.
+        let lines = headers.get_all(FORWARDED_FOR).iter();
+        let mut chain: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
+        let last = chain.last().and_then(|line| line.rsplit(',').next());
+        let real = last.map_or_else(|| ip.clone(), |last| text(last.trim()));
+        let own = client.ip.to_string();
+        chain.push(&own);
+        let chain = text(&chain.join(", "));
+        headers.insert(FORWARDED_FOR, chain);
+        headers.insert(REAL_IP, real);
     } else {
-        headers.remove(header::FORWARDED);
         headers.insert(FORWARDED_FOR, ip.clone());
         headers.insert(REAL_IP, ip);
         for name in [FORWARDED_PROTO, FORWARDED_HOST, FORWARDED_PORT] {
@@ -190,6 +204,28 @@ fn forwarded(headers: &mut HeaderMap, client: Client) {
     let port = HeaderValue::from(client.port);
     headers.entry(FORWARDED_PORT).or_insert(port);
 }
+
+/// Takes out headers that some applications cannot tell from what viking says of the client.
+fn drop_lookalikes(headers: &mut HeaderMap) {
+    let alike = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.contains('_') && OURS.contains(&name.replace('_', "-").as_str())
+    };
+    let found: Vec<HeaderName> = headers.keys().filter(alike).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+/// What viking says of the client.
+const OURS: [&str; 6] = [
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+];
 
 /// Of addresses and numbers: always good.
 fn text(value: &str) -> HeaderValue {

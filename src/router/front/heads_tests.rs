@@ -72,3 +72,37 @@ fn only_http_1_1_goes_over_to_another_protocol() {
         "nobody asked"
     );
 }
+
+#[test]
+fn a_client_cannot_speak_for_a_trusted_proxy() {
+    let mut parts = parts(
+        "/",
+        Version::HTTP_11,
+        &[
+            ("host", "a.test"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-for", "7.7.7.7"),
+            ("x-real-ip", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x_own", "1"),
+            ("forwarded", "for=6.6.6.6"),
+        ],
+    );
+    let client = Client {
+        ip: [10, 0, 0, 1].into(),
+        trusted: true,
+        tls: false,
+        port: 80,
+    };
+    to_application(
+        &mut parts,
+        "a.test",
+        client,
+        &HeaderValue::from_static("id"),
+    );
+    let of = |name: &str| parts.headers.get(name).map(|v| v.to_str().unwrap());
+    assert_eq!(of("x-forwarded-for"), Some("6.6.6.6, 7.7.7.7, 10.0.0.1"));
+    assert_eq!(of("x-real-ip"), Some("7.7.7.7"), "what the proxy saw");
+    assert_eq!((of("x_forwarded_for"), of("forwarded")), (None, None));
+    assert_eq!(of("x_own"), Some("1"));
+}

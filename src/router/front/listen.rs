@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,12 +23,14 @@ use super::Front;
 use super::heads::Client;
 use super::proxy::Worker;
 use super::tls;
+use crate::router::forward::keep_asking;
 
 /// What a client begins with that knows the server to speak HTTP/2 (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Between two looks at a beginning that could be either version yet.
-const LOOK: Duration = Duration::from_millis(5);
+/// Between two looks at a beginning that could be either version yet: at first, and at most.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
+const LOOK_MAX: Duration = Duration::from_millis(250);
 
 /// Connections of all threads at a time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -90,15 +94,21 @@ pub async fn run(
     }
     // Else clients would be taken in, when the threads are gone, by nobody.
     drop(listener);
-    // Threads are joined where waiting is allowed.
-    let ended = tokio::task::spawn_blocking(move || {
-        let joined = threads.into_iter().map(JoinHandle::join);
-        joined.filter(Result::is_err).count()
-    });
-    match ended.await.context("waiting for the router's threads")? {
-        0 => Ok(()),
-        count => anyhow::bail!("{count} of the router's threads panicked"),
+    if speaks == Speaks::Https {
+        front.0.secure.store(true, Ordering::Relaxed);
     }
+    // Each is waited for by itself: one that ends before the host does is an error at once.
+    let mut ends = JoinSet::new();
+    for thread in threads {
+        ends.spawn_blocking(move || thread.join().is_ok());
+    }
+    while let Some(ended) = ends.join_next().await {
+        let good = ended.context("waiting for the router's threads")?;
+        if !good || !shutdown.is_cancelled() {
+            anyhow::bail!("one of the router's threads ended");
+        }
+    }
+    Ok(())
 }
 
 fn start(
@@ -133,26 +143,25 @@ async fn serve(door: Door, listener: StdListener, shutdown: CancellationToken) {
     let connections = TaskTracker::new();
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            break;
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
+            Some((slot, listener.accept().await))
         };
-        let accepted = loop {
-            tokio::select! {
-                () = shutdown.cancelled() => break None,
-                accepted = listener.accept() => break Some(accepted),
-                _ = sweep.tick() => door.front.sweep(n),
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => None,
+            accepted = next => accepted,
+            _ = sweep.tick() => {
+                door.front.sweep(n);
+                continue;
             }
         };
         match accepted {
             None => break,
-            Some(Ok((stream, peer))) => {
-                let served = door.serve(stream, peer, shutdown.clone());
-                connections.spawn(async move {
-                    served.await;
-                    drop(slot);
-                });
+            Some((slot, Ok((stream, peer)))) => {
+                let served = door.serve(stream, peer, Arc::new(slot), shutdown.clone());
+                connections.spawn(served);
             }
-            Some(Err(_)) => tokio::time::sleep(ACCEPT_AGAIN).await,
+            Some((_, Err(_))) => tokio::time::sleep(ACCEPT_AGAIN).await,
         }
     }
     drop(listener);
@@ -194,7 +203,11 @@ impl Door {
         let shared = Arc::clone(&front.0);
         Self {
             front,
-            worker: Worker { shared, thread },
+            worker: Worker {
+                shared,
+                thread,
+                slot: None,
+            },
             tls,
             http1,
             http2,
@@ -206,9 +219,11 @@ impl Door {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
+        slot: Arc<OwnedSemaphorePermit>,
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
         stream.set_nodelay(true).ok();
+        keep_asking(&stream);
         let client = Client {
             ip: peer.ip().to_canonical(),
             trusted: self.front.is_trusted(peer),
@@ -218,7 +233,10 @@ impl Door {
         let talk = Talk {
             http1: self.http1.clone(),
             http2: self.http2.clone(),
-            worker: self.worker.clone(),
+            worker: Worker {
+                slot: Some(slot),
+                ..self.worker.clone()
+            },
             client,
             shutdown,
         };
@@ -311,6 +329,7 @@ impl Talk {
 /// Whether a connection begins with the preface of HTTP/2.
 async fn begins_as_http_2(stream: &TcpStream) -> std::io::Result<bool> {
     let mut first = [0; PREFACE.len()];
+    let mut pause = LOOK_FIRST;
     loop {
         let count = stream.peek(&mut first).await?;
         let said = &first[..count];
@@ -318,6 +337,7 @@ async fn begins_as_http_2(stream: &TcpStream) -> std::io::Result<bool> {
             return Ok(said == PREFACE);
         }
         // Waiting for more to read would return at once: there is something to read.
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(LOOK_MAX);
     }
 }

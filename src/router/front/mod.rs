@@ -18,14 +18,14 @@ mod tls;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hyper::header::HeaderValue;
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use self::access::Access;
 use self::pick::Backend;
@@ -81,6 +81,8 @@ struct Live {
     files: Option<Files>,
     /// Whose turn it is among equals.
     turn: AtomicUsize,
+    /// Requests that wait for a copy.
+    waiting: AtomicUsize,
 }
 
 /// What the router's threads share.
@@ -96,6 +98,10 @@ pub(super) struct Shared {
     changed: watch::Sender<()>,
     /// Requests that wait for a copy.
     waiting: AtomicUsize,
+    /// Room for requests that applications have.
+    room: Arc<Semaphore>,
+    /// Whether https is spoken here.
+    secure: AtomicBool,
     trusted: Vec<IpNet>,
     access: Access,
     body_max: u64,
@@ -140,6 +146,8 @@ impl Front {
             draining,
             changed: watch::Sender::new(()),
             waiting: AtomicUsize::new(0),
+            room: Arc::new(Semaphore::new(proxy::ASKED_MAX)),
+            secure: AtomicBool::new(false),
             trusted: settings.trusted,
             access: Access::each(settings.access_log),
             body_max: settings.body_max,
@@ -186,6 +194,7 @@ impl Front {
                     backends,
                     files: shared.files(route),
                     turn: AtomicUsize::new(0),
+                    waiting: AtomicUsize::new(0),
                 }),
             };
             table.insert(&route.domain, live);

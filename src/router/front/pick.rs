@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::SendRequest;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::Upload;
 use crate::model::endpoint::Copy;
@@ -42,7 +43,7 @@ pub(super) struct Backend {
     busy: AtomicUsize,
     /// Failures in a row.
     failures: AtomicU32,
-    /// Passed over until then, milliseconds of [`Backend::now_ms`].
+    /// Passed over until then, milliseconds of the router's own clock.
     ejected_until: AtomicU64,
     /// One pool for each of the router's threads.
     idle: Box<[Mutex<Vec<Idle>>]>,
@@ -127,22 +128,39 @@ impl Backend {
 }
 
 /// A request that a copy has, until it is dropped.
-pub(super) struct Busy(Arc<Backend>);
+pub(super) struct Busy {
+    backend: Arc<Backend>,
+    /// Its place among all requests, and its connection's among all connections: a tunnel goes on when
+    /// both would be given back.
+    held: Option<(OwnedSemaphorePermit, Option<Arc<OwnedSemaphorePermit>>)>,
+}
 
 impl Busy {
     pub(super) fn with(backend: &Arc<Backend>) -> Self {
         backend.busy.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(backend))
+        Self {
+            backend: Arc::clone(backend),
+            held: None,
+        }
+    }
+
+    /// Keeps these places until the request has ended.
+    pub(super) fn hold(
+        &mut self,
+        room: OwnedSemaphorePermit,
+        slot: Option<Arc<OwnedSemaphorePermit>>,
+    ) {
+        self.held = Some((room, slot));
     }
 
     pub(super) fn backend(&self) -> &Arc<Backend> {
-        &self.0
+        &self.backend
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.backend.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -236,6 +254,7 @@ mod tests {
                 job_id: crate::model::job::JobId("x".to_owned()),
                 address: "127.0.0.1:1".parse().unwrap(),
                 here: true,
+                slot: None,
             },
             1,
         );

@@ -16,9 +16,10 @@ use hyper::{Request, Response, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::access::Entry;
-use super::body::{Answer, Cut, Lease, Out, Upload};
+use super::body::{Answer, Cut, Lease, Out, Upload, Uploading};
 use super::heads::{self, Bad, Client, REQUEST_ID};
 use super::pages::{self, page};
 use super::pick::{Backend, Busy, pick};
@@ -28,7 +29,16 @@ use crate::router::forward::{DIAL, WAIT_FOR_COPY, watch_over};
 /// Most copies that are tried for one request.
 const TRIES_MAX: usize = 4;
 
-/// How long an application may take until its answer begins.
+/// How long a connection that stood idle may take until it can be used.
+const READY_MAX: Duration = Duration::from_millis(100);
+
+/// Requests that all applications have from this host at a time: each has a socket.
+pub(super) const ASKED_MAX: usize = 8_192;
+
+/// Requests that wait for a copy of one node.
+const WAITING_OF_ONE_MAX: usize = 200;
+
+/// How long an application may take until its answer begins, once it has all of the request.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 
 /// Requests that wait for a copy at a time, as while a node with data is handed over.
@@ -40,6 +50,8 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     /// Which.
     pub(super) thread: usize,
+    /// The connection's place among those there may be.
+    pub(super) slot: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// How a try ended without an answer.
@@ -90,7 +102,8 @@ impl Worker {
         let proto = parts.headers.get("x-forwarded-proto");
         let secure = proto.is_some_and(|proto| proto.as_bytes() == b"https");
         let came_secure = client.tls || (client.trusted && secure);
-        !came_secure && self.shared.certificates.covers(host)
+        let https = self.shared.secure.load(Ordering::Relaxed);
+        !came_secure && https && self.shared.certificates.covers(host)
     }
 
     fn entry(
@@ -156,11 +169,18 @@ impl Worker {
         // Asking twice must not do anything twice (RFC 9110, 9.2.2).
         let again = body.is_end_stream() && upgrade.is_none() && parts.method.is_idempotent();
         let again = again.then(|| parts.clone());
+        if !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+            // Else a body that nobody expects, as of a GET, would be left out.
+            let chunked = HeaderValue::from_static("chunked");
+            parts.headers.insert(header::TRANSFER_ENCODING, chunked);
+        }
         let upload = match body.is_end_stream() {
             true => Upload::empty(),
             false => Upload::new(body, max),
         };
         let request = Request::from_parts(parts, upload);
+        let room = Arc::clone(&self.shared.room).try_acquire_owned();
+        let room = room.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
         let mut tries = Tries {
             worker: self,
             live,
@@ -175,7 +195,8 @@ impl Worker {
                 entry.answered(busy.backend());
             }
         }
-        let (response, busy, lease) = answered?;
+        let (response, mut busy, lease) = answered?;
+        busy.hold(room, self.slot.clone());
         finish(response, busy, lease, upgrade, id)
     }
 }
@@ -263,6 +284,14 @@ impl Tries<'_> {
                     Cut::Paused => StatusCode::REQUEST_TIMEOUT,
                 });
             }
+            match &failed {
+                // The client broke off within its body.
+                Failed::Sent(Why::BrokeOff(error)) if error.is_user() => {
+                    return Err(StatusCode::BAD_REQUEST);
+                }
+                Failed::Sent(Why::TooLate) => return Err(StatusCode::GATEWAY_TIMEOUT),
+                Failed::Sent(Why::BrokeOff(_)) | Failed::Unsent(_) => {}
+            }
             backend.failed(shared.now_ms());
             self.tried.push(backend.address());
             // What led there may lead elsewhere by now.
@@ -292,7 +321,7 @@ impl Tries<'_> {
             return Some(busy);
         }
         let shared = &self.worker.shared;
-        let waiting = Waiting::begin(shared)?;
+        let waiting = Waiting::begin(shared, &self.live)?;
         let mut changed = shared.changed.subscribe();
         let until = tokio::time::Instant::now() + WAIT_FOR_COPY;
         let found = tokio::time::timeout_at(until, async {
@@ -318,19 +347,22 @@ impl Tries<'_> {
 }
 
 /// One of the requests that wait for a copy.
-struct Waiting<'a>(&'a Shared);
+struct Waiting<'a>(&'a Shared, Arc<Live>);
 
 impl<'a> Waiting<'a> {
-    fn begin(shared: &'a Shared) -> Option<Self> {
-        let before = shared.waiting.fetch_add(1, Ordering::Relaxed);
-        let waiting = Self(shared);
-        (before < WAITING_MAX).then_some(waiting)
+    /// `None` when too many wait already, of all or of this one.
+    fn begin(shared: &'a Shared, live: &Arc<Live>) -> Option<Self> {
+        let all = shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let of_one = live.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Self(shared, Arc::clone(live));
+        (all < WAITING_MAX && of_one < WAITING_OF_ONE_MAX).then_some(waiting)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.1.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -360,16 +392,28 @@ impl Worker {
         mut sender: SendRequest<Upload>,
         request: Request<Upload>,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
-        if sender.ready().await.is_err() {
+        let ready = tokio::time::timeout(READY_MAX, sender.ready()).await;
+        if !matches!(ready, Ok(Ok(()))) {
             return Err(Failed::Unsent(Box::new(request)));
         }
+        let uploading = request.body().uploading();
         let answer = sender.try_send_request(request);
-        let Ok(answer) = tokio::time::timeout(ANSWER_MAX, answer).await else {
-            return Err(Failed::Sent(Why::TooLate));
+        tokio::pin!(answer);
+        let answer = loop {
+            match tokio::time::timeout(ANSWER_MAX, answer.as_mut()).await {
+                Ok(answer) => break answer,
+                // Its body is still on its way, whose pauses are bounded.
+                Err(_) if uploading.as_ref().is_some_and(Uploading::goes_on) => {}
+                Err(_) => return Err(Failed::Sent(Why::TooLate)),
+            }
         };
-        let thread = self.thread;
+        let lease = |sender| Lease {
+            sender,
+            thread: self.thread,
+            uploading,
+        };
         match answer {
-            Ok(response) => Ok((response, Lease { sender, thread })),
+            Ok(response) => Ok((response, lease(sender))),
             Err(mut error) => match error.take_message() {
                 Some(request) => Err(Failed::Unsent(Box::new(request))),
                 None => Err(Failed::Sent(Why::BrokeOff(error.into_error()))),

@@ -100,9 +100,13 @@ pub(super) fn config(certificates: Arc<Certificates>) -> anyhow::Result<Arc<Serv
 type Written = (SystemTime, SystemTime);
 
 /// One certificate of the folder.
+#[derive(Default)]
 struct Kept {
-    written: Written,
-    /// None when it cannot be used.
+    /// When what is served was.
+    written: Option<Written>,
+    /// When what cannot be used was, of which it was told.
+    told: Option<Written>,
+    /// None when it could never be used.
     key: Option<(Vec<String>, Arc<CertifiedKey>)>,
 }
 
@@ -122,7 +126,9 @@ impl Shelf {
 
     /// Reads what was written since; whether anything is different.
     fn read(&mut self) -> bool {
-        let files = chains(&self.folder);
+        let Some(files) = chains(&self.folder) else {
+            return false;
+        };
         let before = self.kept.len();
         self.kept.retain(|chain, _| files.contains(chain));
         let mut changed = self.kept.len() != before;
@@ -131,20 +137,28 @@ impl Shelf {
             let Ok(written) = written(&chain, &key) else {
                 continue;
             };
-            let known = self.kept.get(&chain);
-            if known.is_some_and(|kept| kept.written == written) {
+            let kept = self.kept.entry(chain.clone()).or_default();
+            if kept.written == Some(written) {
                 continue;
             }
-            let read = load(&chain, &key);
-            if let Err(error) = &read {
-                // Its name, never what is in it.
-                tracing::warn!(file = %chain.display(), "not served: {error:#}");
+            match load(&chain, &key) {
+                Ok(key) => {
+                    *kept = Kept {
+                        written: Some(written),
+                        told: None,
+                        key: Some(key),
+                    };
+                    changed = true;
+                }
+                // Half written, perhaps, or not for us to read yet: what it was before stays, and it is
+                // tried again.
+                Err(error) if kept.told != Some(written) => {
+                    kept.told = Some(written);
+                    // Its name, never what is in it.
+                    tracing::warn!(file = %chain.display(), "not served: {error:#}");
+                }
+                Err(_) => {}
             }
-            // Half written, perhaps: what it was before is better than nothing.
-            let old = self.kept.remove(&chain).and_then(|kept| kept.key);
-            let key = read.ok().or(old);
-            changed = true;
-            self.kept.insert(chain, Kept { written, key });
         }
         changed
     }
@@ -161,9 +175,12 @@ impl Shelf {
     }
 }
 
-fn chains(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return Vec::new();
+/// Files of certificates; `None` when that cannot be said now.
+fn chains(folder: &Path) -> Option<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(Vec::new()),
+        Err(_) => return None,
     };
     let paths = entries.flatten().map(|entry| entry.path());
     let is_chain = |path: &PathBuf| {
@@ -172,7 +189,7 @@ fn chains(folder: &Path) -> Vec<PathBuf> {
     };
     let mut chains: Vec<PathBuf> = paths.filter(is_chain).take(CERTIFICATES_MAX).collect();
     chains.sort();
-    chains
+    Some(chains)
 }
 
 fn written(chain: &Path, key: &Path) -> std::io::Result<Written> {

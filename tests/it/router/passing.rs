@@ -270,3 +270,49 @@ async fn connections_are_kept_on_both_sides() {
     let said = door.raw(head.as_bytes()).await;
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
 }
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_an_upload_holds_up_nobody_else() {
+    let hand = Hand::new().await;
+    let mut one = settings();
+    one.threads = 1;
+    let door = Door::with(one, &[hand.address]);
+    let mut slow = door.connect().await;
+    let ask = b"POST /up HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 99999\r\n\r\nbegin";
+    slow.write_all(ask).await.unwrap();
+    let mut app = hand.accept().await;
+    head(&mut app, &mut Vec::new()).await.unwrap();
+    let early = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno";
+    app.write_all(early).await.unwrap();
+    read_until(&mut slow, "\r\n\r\nno").await;
+    let mut next = door.connect().await;
+    let ask = b"GET /next HTTP/1.1\r\nHost: shop.test\r\n\r\n";
+    next.write_all(ask).await.unwrap();
+    let accepted = tokio::time::timeout(std::time::Duration::from_secs(5), hand.accept());
+    let mut other = accepted.await.expect("a connection of its own");
+    head(&mut other, &mut Vec::new()).await.unwrap();
+    let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    other.write_all(ok).await.unwrap();
+    read_until(&mut next, "\r\n\r\nok").await;
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_expects_is_passed_on_too() {
+    let hand = Hand::new().await;
+    let door = Door::to(&[hand.address]);
+    let mut client = door.connect().await;
+    let ask = b"GET /search HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    client.write_all(ask).await.unwrap();
+    let mut app = hand.accept().await;
+    let said = read_until(&mut app, "0\r\n\r\n").await;
+    assert!(said.contains("3\r\nabc\r\n"), "{said}");
+    let mut client = door.connect().await;
+    let ask = b"GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+        HTTP2-Settings: x\r\n\r\n";
+    client.write_all(ask).await.unwrap();
+    let mut app = hand.accept().await;
+    let asked = head(&mut app, &mut Vec::new()).await.unwrap();
+    for gone in ["upgrade", "http2-settings", "connection"] {
+        assert_eq!(header(&asked, gone), None, "{gone}");
+    }
+}
