@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::endpoint::Copy;
 use super::names::{NodeName, StackName, Tag};
 use super::reach::{Reach, Seen};
-use super::release::{Domain, NodeKind, Release};
+use super::release::{Domain, NodeKind, Release, ReleaseNode};
 use super::resolve;
 use super::spec::{LinkTarget, Proto};
 
@@ -160,7 +160,7 @@ fn route(seen: &Seen, reach: &Reach<'_>, domain: &str, claim: &Claim<'_>) -> Rou
     // A slot that the live scale leaves out gets no further request, and ends those it has.
     let live = seen.stacks.get(stack).and_then(|map| map.live());
     let slots = live.and_then(|live| live.nodes.get(node));
-    let slots = slots.map_or(u32::MAX, |node| node.slots());
+    let slots = slots.map_or(u32::MAX, ReleaseNode::slots);
     copies.retain(|copy| copy.slot.is_none_or(|slot| slot < slots));
     Route {
         domain: domain.to_owned(),
