@@ -71,6 +71,7 @@ impl Desk {
                 let run = Run {
                     id: container.id.clone(),
                     started_ms: container.started_ms,
+                    noted_ms: now_ms,
                     verdict: Verdict::Starting,
                     reason: String::new(),
                     healthy_since: None,
@@ -219,6 +220,7 @@ impl Desk {
             let run = Run {
                 id: observed.container.id.clone(),
                 started_ms: observed.container.started_ms,
+                noted_ms: now_ms,
                 verdict,
                 reason: String::new(),
                 healthy_since: healthy.then_some(now_ms),
@@ -236,7 +238,7 @@ impl Desk {
             && let Some(run) = self.runs.get_mut(&observed.job)
             && !run.reason.is_empty()
         {
-            if now_ms.saturating_sub(run.started_ms) >= RUN_ONCE_MS_MAX {
+            if now_ms.saturating_sub(run.noted_ms) >= RUN_ONCE_MS_MAX {
                 run.verdict = Verdict::Unhealthy;
             }
             return;
@@ -244,6 +246,7 @@ impl Desk {
         let run = Run {
             id: observed.container.id.clone(),
             started_ms: observed.container.started_ms,
+            noted_ms: now_ms,
             verdict: Verdict::Starting,
             reason: "runs to its end before its release starts".to_owned(),
             healthy_since: None,

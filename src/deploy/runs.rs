@@ -17,6 +17,8 @@ pub struct Run {
     pub id: String,
     /// The engine's start time, which tells two runs of one container apart.
     pub started_ms: u64,
+    /// When this process took note of it, by its own clock: the engine's may be another.
+    pub noted_ms: u64,
     /// What is known of its health.
     pub verdict: Verdict,
     /// Why it is not healthy.
