@@ -9,6 +9,7 @@ mod acts;
 pub mod container;
 pub mod desk;
 pub mod endpoints;
+mod engine_state;
 pub mod failure;
 pub mod fake_source;
 mod fetch;

@@ -108,7 +108,6 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
         fetched,
         draining: worker.draining.clone(),
         sites: unpacked,
-        volumes: None,
     };
     tokio::join!(
         passes,
