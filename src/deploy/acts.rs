@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -20,10 +19,6 @@ use super::state::{self, Doing, Facts};
 use super::wanted::{Desired, Wanted, stop_policy};
 use crate::model::job::{Instance, JobKey, StateRecord};
 use crate::model::spec::StopPolicy;
-
-/// What nobody replaces, as after `scale: 2→1`, goes on this long after its endpoints are taken
-/// away: whoever looked one up just before still gets an answer.
-const LEAVE: Duration = Duration::from_millis(500);
 
 impl Desk {
     /// Carries a decision out and reports; `false` when something could not be written.
@@ -112,10 +107,12 @@ impl Desk {
             self.stop(observed, policy, true);
             return;
         }
+        // Nobody replaces it here: whoever looked an endpoint up just before still gets an answer.
         let id = observed.container.id.clone();
+        let copy = observed.job.id(observed.instance);
         self.runs.explain(&id);
         self.spawn(observed, Doing::Stopping, None, move |ops| async move {
-            tokio::time::sleep(LEAVE).await;
+            ops.let_finish(&copy).await;
             ops.stop_remove(&id, &policy).await
         });
     }

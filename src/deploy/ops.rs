@@ -17,6 +17,8 @@ use super::wanted::Desired;
 use crate::docker::{Container, Error, LogQuery, RunState, SharedEngine};
 use crate::failpoint;
 use crate::model::endpoint::ListenRequest;
+use crate::model::host::DRAIN_MS_MAX;
+use crate::model::job::JobId;
 use crate::model::names::HostName;
 use crate::model::release::LOG_TAIL_LINES;
 use crate::model::spec::StopPolicy;
@@ -27,6 +29,11 @@ pub type Listen = mpsc::Sender<(ListenRequest, oneshot::Sender<Result<u16, Strin
 
 /// The ambassador only binds a socket.
 const LISTEN_MAX: Duration = Duration::from_secs(5);
+/// What nobody replaces, as after `scale: 2→1`, goes on this long after its endpoints are taken
+/// away: routers follow within milliseconds, and then say whether they still have requests there.
+const LEAVE: Duration = Duration::from_millis(500);
+/// Routers say so for at most this long; one that was lost meanwhile, until its lease has ended.
+const LEAVE_MAX: Duration = Duration::from_millis(DRAIN_MS_MAX);
 /// A log that does not come at once is not worth a slower restart.
 const TAIL_MAX: Duration = Duration::from_secs(1);
 
@@ -185,6 +192,21 @@ impl Ops {
             Ok(()) | Err(Error::NotFound(_)) => Done::Changed,
             Err(error) => Done::error("stop", &error),
         }
+    }
+
+    /// Waits until a copy whose endpoints were just taken away has no requests any more, as far as
+    /// routers say so, and not for ever.
+    pub async fn let_finish(&self, copy: &JobId) {
+        let finished = async {
+            loop {
+                tokio::time::sleep(LEAVE).await;
+                // Without an answer of the store nothing is known of them.
+                if matches!(self.tables.has_requests(copy).await, Ok(false)) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(LEAVE_MAX, finished).await.ok();
     }
 
     /// Stops a container and removes it.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::losses::{Judgement, Losses, Signs};
 use super::{check, dowding, relocate, retire};
 use crate::clock::now_ms;
+use crate::model::host::DRAIN_MS_MAX;
 use crate::model::host::LEASE_TTL;
 use crate::model::names::HostName;
 use crate::model::plan::Plan;
@@ -134,7 +135,7 @@ fn next_look(world: &World, doubts: Option<Duration>) -> Next {
         .filter(|stack| stack.pointer.retiring.is_some())
         .flat_map(|stack| {
             let waited = world.now_ms.saturating_sub(stack.pointer.since_ms);
-            [retire::DRAIN_MS, retire::DRAIN_MS_MAX].map(|end| end.saturating_sub(waited) + 1)
+            [retire::DRAIN_MS, DRAIN_MS_MAX].map(|end| end.saturating_sub(waited) + 1)
         })
         .chain(moved)
         .filter(|left| *left > 1)

@@ -6,9 +6,9 @@
 //! when whoever looked its endpoint up has had time to ask.
 
 use super::judge::EXITS_MAX;
-use super::retire::{DRAIN_MS, DRAIN_MS_MAX, has_requests};
+use super::retire::{DRAIN_MS, has_requests};
 use super::wanted::{Role, Wanted};
-use crate::model::host::Readiness;
+use crate::model::host::{DRAIN_MS_MAX, Readiness};
 use crate::model::job::{Assignment, JobState};
 use crate::model::names::HostName;
 use crate::model::release::ReleaseNode;

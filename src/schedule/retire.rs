@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::wanted::{Role, Wanted, hands_over, own_links};
+use crate::model::host::DRAIN_MS_MAX;
 use crate::model::job::{Assignment, JobKey};
 use crate::model::names::NodeName;
 use crate::model::world::{StackWorld, World};
@@ -13,10 +14,6 @@ use crate::model::world::{StackWorld, World};
 /// milliseconds; two seconds is room for a slow one, and for a router to say which of its requests
 /// have not ended.
 pub const DRAIN_MS: u64 = 2_000;
-
-/// When a replaced job stops although something still links to it, it still has requests, or cannot end:
-/// a container that the engine does not get rid of must not keep the next release from going live.
-pub const DRAIN_MS_MAX: u64 = 30_000;
 
 /// Leaves those of a stack's jobs that are wanted: of the retiring release, those that neither have
 /// drained nor are gone by themselves. `seen` are the jobs that some host sees.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rig::{Rig, job, spec, tag};
 use viking::docker::RunState;
 use viking::docker::fake::Behaviour;
-use viking::model::host::Fetched;
+use viking::model::host::{DRAIN_MS_MAX, Fetched};
 use viking::model::job::{Fault, JobState};
 use viking::model::release::Phase;
 use viking::model::spec::{Expose, HealthCheck, ImageRef, Proto, VolumeMount};
@@ -393,6 +393,31 @@ async fn a_silent_engine_makes_nothing_dead() {
     rig.until_running(&name).await;
     rig.until_state(&job, JobState::Healthy).await;
     assert!(rig.counter(&job).await.is_none());
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unwanted_container_ends_what_routers_asked_it_though_not_for_ever() {
+    let mut rig = Rig::start().await;
+    for ends in [true, false] {
+        let job = job("t1", "web", u32::from(ends));
+        let name = rig.deploy(&job, &web()).await;
+        rig.until_state(&job, JobState::Healthy).await;
+        let copy = rig.ports(&job).await.remove(0).job_id;
+        rig.another_host_asks(&[copy]).await;
+        let since = tokio::time::Instant::now();
+        rig.undeploy(&job).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(rig.container(&name).state, RunState::Running);
+        assert!(rig.ports(&job).await.is_empty());
+        if ends {
+            rig.another_host_asks(&[]).await;
+        }
+        rig.until("it is gone", |rig| rig.find(&name).is_none())
+            .await;
+        let limit = Duration::from_millis(DRAIN_MS_MAX);
+        assert_eq!(since.elapsed() < limit, ends, "{:?}", since.elapsed());
+    }
     rig.stop().await;
 }
 

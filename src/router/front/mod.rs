@@ -31,6 +31,7 @@ use self::access::Access;
 use self::pick::Backend;
 use self::site::Files;
 use crate::model::endpoint::Copy;
+use crate::model::host::DRAIN_MS_MAX;
 use crate::model::job::JobId;
 use crate::model::names::StackName;
 use crate::model::reach::Seen;
@@ -41,6 +42,9 @@ pub use self::tls::Certificates;
 
 /// Between two looks at copies that end what they have.
 const LEAVING_LOOK: Duration = Duration::from_millis(100);
+
+/// So long they may take for it, then nobody waits for them.
+const DRAIN_MAX: Duration = Duration::from_millis(DRAIN_MS_MAX);
 
 /// Most of them that are said: each is part of what a host says of itself.
 const LEAVING_MAX: usize = 500;
@@ -238,8 +242,11 @@ impl Front {
             .leaving
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // A request that looked the route up just before may not have come to its copy yet.
-        leaving.retain(|(since, backend)| backend.busy() > 0 || since.elapsed() < LEAVING_LOOK);
+        leaving.retain(|(since, backend)| {
+            let left = since.elapsed();
+            // A request that looked the route up just before may not have come to its copy yet.
+            left < LEAVING_LOOK || (backend.busy() > 0 && left < DRAIN_MAX)
+        });
         let now = leaving
             .iter()
             .filter(|(_, backend)| backend.busy() > 0)

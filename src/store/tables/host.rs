@@ -9,10 +9,10 @@ use super::{Error, Result, Tables, decode, encode};
 use crate::model::endpoint::Endpoint;
 use crate::model::history::EventRecord;
 use crate::model::host::{HostRecord, Member};
-use crate::model::job::{CounterRecord, Instance, JobKey, StateRecord};
+use crate::model::job::{CounterRecord, Instance, JobId, JobKey, StateRecord};
 use crate::model::names::{HostName, StackName};
 use crate::model::release::RunId;
-use crate::store::keys::{Key, Keys};
+use crate::store::keys::{Family, Key, Keys};
 use crate::store::{Compare, KeyValue, LeaseId, Op, Selector, Txn};
 
 /// Something a host saw.
@@ -105,6 +105,21 @@ impl Tables {
         let compares = Vec::new();
         self.commit(Txn { compares, ops }).await?;
         Ok(())
+    }
+
+    /// Whether the router of any host that is alive still has requests at a copy that no route leads to.
+    /// A host whose record cannot be read says nothing of it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn has_requests(&self, copy: &JobId) -> Result<bool> {
+        let hosts = Selector::Prefix(self.keys.family(Family::Host));
+        let snapshot = self.read(vec![hosts]).await?;
+        let mut records = snapshot.lists.iter().flatten();
+        Ok(records.any(|kv| {
+            let record = decode::<HostRecord>(kv);
+            record.is_ok_and(|record| record.draining.contains(copy))
+        }))
     }
 
     /// Writes down what a host saw. What is on record already is not written again.

@@ -18,7 +18,7 @@ use viking::docker::fake::{FakeEngine, FakeRegistry};
 use viking::docker::{Container, RunState, SharedEngine};
 use viking::model::endpoint::{Endpoint, ListenRequest};
 use viking::model::host::{Declared, Fetch, Fetched};
-use viking::model::job::{CounterRecord, Instance, JobKey, JobState, StateRecord};
+use viking::model::job::{CounterRecord, Instance, JobId, JobKey, JobState, StateRecord};
 use viking::model::names::{HostName, NodeName, StackName, Tag};
 use viking::model::release::{Commit, NodeKind, Phase, Pointer, Release, ReleaseNode, RunId};
 use viking::model::spec::{ContainerSpec, ImageRef, Resources, Settings, StopPolicy};
@@ -313,6 +313,16 @@ impl Rig {
             assert!(tokio::time::Instant::now() < deadline, "{fetched:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// The router of another host has requests at these copies, which no route leads to.
+    pub(super) async fn another_host_asks(&self, copies: &[JobId]) {
+        let world = self.tables.world(0).await.expect("the store works");
+        let mut record = world.hosts[&host()].clone();
+        record.draining = copies.to_vec();
+        let other = HostName::parse("host-2").expect("a name");
+        let value = serde_json::to_vec(&record).expect("json");
+        self.put(Key::Host(other), value).await;
     }
 
     /// Read past the fault.
