@@ -164,6 +164,8 @@ pub(super) struct Lease {
 /// An application's answer.
 pub(super) struct Answer {
     body: Incoming,
+    /// What came of it already.
+    ahead: Option<Result<Frame<Bytes>, hyper::Error>>,
     busy: Busy,
     lease: Option<Lease>,
 }
@@ -172,6 +174,7 @@ impl Answer {
     pub(super) fn new(body: Incoming, busy: Busy, lease: Lease) -> Self {
         let mut answer = Self {
             body,
+            ahead: None,
             busy,
             lease: Some(lease),
         };
@@ -179,6 +182,58 @@ impl Answer {
             answer.keep();
         }
         answer
+    }
+
+    /// Takes what came together with the head, if anything did, so that both go to the client in one
+    /// write. Waits for nothing that is not here: only the task that reads the connection goes first, which
+    /// passes a body on when it is asked for.
+    pub(super) async fn look_ahead(&mut self) {
+        if self.body.is_end_stream() {
+            return;
+        }
+        let mut gone_first = false;
+        let frame = std::future::poll_fn(|cx| match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending if !gone_first => {
+                gone_first = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Ready(None),
+            Poll::Ready(frame) => Poll::Ready(frame),
+        });
+        self.ahead = frame.await;
+        if self.body.is_end_stream() {
+            self.keep();
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(frame) = self.ahead.take() {
+            return Poll::Ready(Some(frame));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.keep();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ahead.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ahead = match &self.ahead {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len) as u64,
+            _ => 0,
+        };
+        let left = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(left.lower().saturating_add(ahead));
+        if let Some(upper) = left.upper() {
+            hint.set_upper(upper.saturating_add(ahead));
+        }
+        hint
     }
 
     /// Everything has been read: the next request may have the connection, unless the application answered
@@ -253,10 +308,7 @@ impl Body for Out {
                 frame.map(|frame| frame.map_err(|never| match never {}))
             }
             From::Answer(answer) => {
-                let frame = ready!(Pin::new(&mut answer.body).poll_frame(cx));
-                if frame.is_none() || answer.body.is_end_stream() {
-                    answer.keep();
-                }
+                let frame = ready!(answer.poll(cx));
                 frame.map(|frame| frame.map_err(Into::into))
             }
             From::Files(body) => ready!(Pin::new(body).poll_frame(cx)),
@@ -271,7 +323,7 @@ impl Body for Out {
     fn is_end_stream(&self) -> bool {
         match &self.from {
             From::Page(page) => page.is_end_stream(),
-            From::Answer(answer) => answer.body.is_end_stream(),
+            From::Answer(answer) => answer.has_ended(),
             From::Files(body) => body.is_end_stream(),
         }
     }
@@ -279,7 +331,7 @@ impl Body for Out {
     fn size_hint(&self) -> SizeHint {
         match &self.from {
             From::Page(page) => page.size_hint(),
-            From::Answer(answer) => answer.body.size_hint(),
+            From::Answer(answer) => answer.size_hint(),
             From::Files(body) => body.size_hint(),
         }
     }

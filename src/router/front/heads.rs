@@ -44,7 +44,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 /// Who asks, and how.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Client {
     /// The address of whoever is connected.
     pub(super) ip: IpAddr,
@@ -52,8 +52,21 @@ pub(super) struct Client {
     pub(super) trusted: bool,
     /// Whether it came over TLS.
     pub(super) tls: bool,
-    /// The port it came to.
-    pub(super) port: u16,
+    /// The address, and the port it came to, as each request says them.
+    ip_text: HeaderValue,
+    port_text: HeaderValue,
+}
+
+impl Client {
+    pub(super) fn new(ip: IpAddr, trusted: bool, tls: bool, port: u16) -> Self {
+        Self {
+            ip,
+            trusted,
+            tls,
+            ip_text: text(&ip.to_string()),
+            port_text: HeaderValue::from(port),
+        }
+    }
 }
 
 /// The host name a request is for.
@@ -93,6 +106,12 @@ pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderVal
         .cloned()
 }
 
+/// Says that the connection goes on in another protocol.
+pub(super) fn go_on_in(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, protocol);
+}
+
 fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let values = headers.get_all(header::CONNECTION).iter();
     let mut tokens = values
@@ -126,7 +145,7 @@ pub(super) fn strip_hops(headers: &mut HeaderMap) {
 pub(super) fn to_application(
     parts: &mut request::Parts,
     host: &str,
-    client: Client,
+    client: &Client,
     request_id: &HeaderValue,
 ) {
     let headers = &mut parts.headers;
@@ -172,8 +191,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Who the client is, where it came to and how. What it says of that itself counts only when it is a
 /// proxy of the operator's.
-fn forwarded(headers: &mut HeaderMap, client: Client) {
-    let ip = text(&client.ip.to_string());
+fn forwarded(headers: &mut HeaderMap, client: &Client) {
+    let ip = client.ip_text.clone();
     // Nobody here keeps it right; and applications that see names as variables take `_` for `-`.
     headers.remove(header::FORWARDED);
     drop_lookalikes(headers);
@@ -201,8 +220,8 @@ fn forwarded(headers: &mut HeaderMap, client: Client) {
     let proto = if client.tls { "https" } else { "http" };
     let proto = HeaderValue::from_static(proto);
     headers.entry(FORWARDED_PROTO).or_insert(proto);
-    let port = HeaderValue::from(client.port);
-    headers.entry(FORWARDED_PORT).or_insert(port);
+    let port = || client.port_text.clone();
+    headers.entry(FORWARDED_PORT).or_insert_with(port);
 }
 
 /// Takes out headers that some applications cannot tell from what viking says of the client.
@@ -227,13 +246,15 @@ const OURS: [&str; 6] = [
     "x-request-id",
 ];
 
+const NO_TEXT: HeaderValue = HeaderValue::from_static("");
+
 /// Of addresses and numbers: always good.
 fn text(value: &str) -> HeaderValue {
-    HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::from_str(value).unwrap_or(NO_TEXT)
 }
 
 /// The name of a request: a trusted proxy's, else a new one.
-pub(super) fn request_id(headers: &HeaderMap, client: Client) -> HeaderValue {
+pub(super) fn request_id(headers: &HeaderMap, client: &Client) -> HeaderValue {
     let given = headers.get(REQUEST_ID).filter(|_| client.trusted);
     let sound = |value: &&HeaderValue| {
         let bytes = value.as_bytes();
@@ -242,7 +263,13 @@ pub(super) fn request_id(headers: &HeaderMap, client: Client) -> HeaderValue {
     };
     match given.filter(sound) {
         Some(given) => given.clone(),
-        None => text(&format!("{:032x}", fastrand::u128(..))),
+        None => {
+            let mut digits = [0; 32];
+            match hex::encode_to_slice(fastrand::u128(..).to_be_bytes(), &mut digits) {
+                Ok(()) => HeaderValue::from_bytes(&digits).unwrap_or(NO_TEXT),
+                Err(_) => NO_TEXT,
+            }
+        }
     }
 }
 

@@ -88,16 +88,11 @@ fn a_client_cannot_speak_for_a_trusted_proxy() {
             ("forwarded", "for=6.6.6.6"),
         ],
     );
-    let client = Client {
-        ip: [10, 0, 0, 1].into(),
-        trusted: true,
-        tls: false,
-        port: 80,
-    };
+    let client = Client::new([10, 0, 0, 1].into(), true, false, 80);
     to_application(
         &mut parts,
         "a.test",
-        client,
+        &client,
         &HeaderValue::from_static("id"),
     );
     let of = |name: &str| parts.headers.get(name).map(|v| v.to_str().unwrap());

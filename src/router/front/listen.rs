@@ -224,12 +224,9 @@ impl Door {
     ) -> impl Future<Output = ()> + use<> {
         stream.set_nodelay(true).ok();
         keep_asking(&stream);
-        let client = Client {
-            ip: peer.ip().to_canonical(),
-            trusted: self.front.is_trusted(peer),
-            tls: self.tls.is_some(),
-            port: self.port,
-        };
+        let ip = peer.ip().to_canonical();
+        let trusted = self.front.is_trusted(peer);
+        let client = Client::new(ip, trusted, self.tls.is_some(), self.port);
         let talk = Talk {
             http1: self.http1.clone(),
             http2: self.http2.clone(),
@@ -300,7 +297,7 @@ impl Talk {
             client,
             shutdown,
         } = self;
-        let service = service_fn(move |request| worker.clone().serve(request, client));
+        let service = service_fn(move |request| worker.clone().serve(request, client.clone()));
         let io = TokioIo::new(io);
         if two {
             let connection = http2.serve_connection(io, service);

@@ -67,6 +67,22 @@ enum Why {
     TooLate,
 }
 
+impl Failed {
+    /// What the client is told when no other copy would do better.
+    fn ends_it(&self) -> Option<StatusCode> {
+        match self {
+            Self::Unsent(_) => None,
+            Self::Sent(Why::TooLate) => Some(StatusCode::GATEWAY_TIMEOUT),
+            Self::Sent(Why::BrokeOff(error)) => match Cut::in_error(error) {
+                Some(Cut::TooLarge) => Some(StatusCode::PAYLOAD_TOO_LARGE),
+                Some(Cut::Paused) => Some(StatusCode::REQUEST_TIMEOUT),
+                // The client broke off within its body.
+                None => error.is_user().then_some(StatusCode::BAD_REQUEST),
+            },
+        }
+    }
+}
+
 impl Worker {
     /// Answers a request, whatever it is.
     pub(super) async fn serve(
@@ -74,10 +90,10 @@ impl Worker {
         request: Request<Incoming>,
         client: Client,
     ) -> Result<Response<Out>, Infallible> {
-        let id = heads::request_id(request.headers(), client);
-        let mut entry = self.entry(&request, client, &id);
+        let id = heads::request_id(request.headers(), &client);
+        let mut entry = self.entry(&request, &client, &id);
         let version = request.version();
-        let answer = self.answer(request, client, &id, &mut entry).await;
+        let answer = self.answer(request, &client, &id, &mut entry).await;
         let mut response = answer.unwrap_or_else(|status| page(status, &id));
         if version == Version::HTTP_2 {
             response.headers_mut().remove(header::CONNECTION);
@@ -98,7 +114,7 @@ impl Worker {
 
     /// Whether a request in the clear is sent to https: there is a certificate for its name, and no proxy
     /// of the operator's says that the client came over https to it.
-    fn goes_to_https(&self, parts: &request::Parts, client: Client, host: &str) -> bool {
+    fn goes_to_https(&self, parts: &request::Parts, client: &Client, host: &str) -> bool {
         let proto = parts.headers.get("x-forwarded-proto");
         let secure = proto.is_some_and(|proto| proto.as_bytes() == b"https");
         let came_secure = client.tls || (client.trusted && secure);
@@ -109,7 +125,7 @@ impl Worker {
     fn entry(
         &self,
         request: &Request<Incoming>,
-        client: Client,
+        client: &Client,
         id: &HeaderValue,
     ) -> Option<Entry> {
         self.shared.access.wanted().then(|| Entry {
@@ -129,7 +145,7 @@ impl Worker {
     async fn answer(
         &self,
         mut request: Request<Incoming>,
-        client: Client,
+        client: &Client,
         id: &HeaderValue,
         entry: &mut Option<Entry>,
     ) -> Result<Response<Out>, StatusCode> {
@@ -162,9 +178,7 @@ impl Worker {
         }
         heads::to_application(&mut parts, &host, client, id);
         if let Some(protocol) = asks {
-            let headers = &mut parts.headers;
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(header::UPGRADE, protocol);
+            heads::go_on_in(&mut parts.headers, protocol);
         }
         // Asking twice must not do anything twice (RFC 9110, 9.2.2).
         let again = body.is_end_stream() && upgrade.is_none() && parts.method.is_idempotent();
@@ -197,12 +211,12 @@ impl Worker {
         }
         let (response, mut busy, lease) = answered?;
         busy.hold(room, self.slot.clone());
-        finish(response, busy, lease, upgrade, id)
+        finish(response, busy, lease, upgrade, id).await
     }
 }
 
 /// Hands an application's answer on.
-fn finish(
+async fn finish(
     mut response: Response<Incoming>,
     busy: Busy,
     lease: Lease,
@@ -218,17 +232,18 @@ fn finish(
         let (mut parts, _) = response.into_parts();
         let protocol = parts.headers.get(header::UPGRADE).cloned();
         heads::strip_hops(&mut parts.headers);
-        let headers = &mut parts.headers;
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.extend(protocol.map(|protocol| (header::UPGRADE, protocol)));
-        headers.insert(REQUEST_ID, id.clone());
+        if let Some(protocol) = protocol {
+            heads::go_on_in(&mut parts.headers, protocol);
+        }
+        parts.headers.insert(REQUEST_ID, id.clone());
         return Ok(Response::from_parts(parts, Out::page(bytes::Bytes::new())));
     }
     let (mut parts, body) = response.into_parts();
     heads::strip_hops(&mut parts.headers);
     parts.headers.insert(REQUEST_ID, id.clone());
     parts.version = Version::HTTP_11;
-    let answer = Answer::new(body, busy, lease);
+    let mut answer = Answer::new(body, busy, lease);
+    answer.look_ahead().await;
     Ok(Response::from_parts(parts, Out::answer(answer)))
 }
 
@@ -275,22 +290,11 @@ impl Tries<'_> {
                 }
                 Err(failed) => failed,
             };
-            if let Failed::Sent(Why::BrokeOff(error)) = &failed
-                && let Some(cut) = Cut::in_error(error)
-            {
-                // The client's doing.
-                return Err(match cut {
-                    Cut::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-                    Cut::Paused => StatusCode::REQUEST_TIMEOUT,
-                });
+            if let Some(status) = failed.ends_it() {
+                return Err(status);
             }
-            match &failed {
-                // The client broke off within its body.
-                Failed::Sent(Why::BrokeOff(error)) if error.is_user() => {
-                    return Err(StatusCode::BAD_REQUEST);
-                }
-                Failed::Sent(Why::TooLate) => return Err(StatusCode::GATEWAY_TIMEOUT),
-                Failed::Sent(Why::BrokeOff(_)) | Failed::Unsent(_) => {}
+            if let Failed::Sent(Why::BrokeOff(error)) = &failed {
+                tracing::debug!(copy = %backend.copy.job_id, "broke off: {error}");
             }
             backend.failed(shared.now_ms());
             self.tried.push(backend.address());
@@ -300,14 +304,8 @@ impl Tries<'_> {
                 .unwrap_or_else(|| Arc::clone(&self.live));
             request = match (failed, self.again.clone()) {
                 (Failed::Unsent(request), _) => *request,
-                (Failed::Sent(Why::BrokeOff(_)), Some(parts)) => {
-                    Request::from_parts(parts, Upload::empty())
-                }
-                (Failed::Sent(Why::BrokeOff(error)), None) => {
-                    tracing::debug!(copy = %backend.copy.job_id, "broke off: {error}");
-                    return Err(StatusCode::BAD_GATEWAY);
-                }
-                (Failed::Sent(Why::TooLate), _) => return Err(StatusCode::GATEWAY_TIMEOUT),
+                (Failed::Sent(_), Some(parts)) => Request::from_parts(parts, Upload::empty()),
+                (Failed::Sent(_), None) => return Err(StatusCode::BAD_GATEWAY),
             };
         }
     }
