@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use self::door::Door;
 use self::identity::Identity;
-use crate::api::{self, ApiState, Ask};
+use crate::api::{self, ApiState, Ask, Counted};
 use crate::build::Places;
 use crate::build::copies::HttpCopies;
 use crate::build::registry::HttpRegistry;
@@ -32,6 +32,7 @@ use crate::leader;
 use crate::model::names::HostName;
 use crate::model::registry::{CopyAddresses, Turn};
 use crate::router::ambassador::{self, Ambassador};
+use crate::router::front::Front;
 use crate::store::election;
 use crate::store::keys::Key;
 use crate::store::tables::Tables;
@@ -149,6 +150,10 @@ pub async fn serve(
     let turn = Turn::default();
     let (drains, draining) = watch::channel(Vec::new());
     let door = Door::open(&config.front, &config.data_dir, drains)?;
+    let metrics: Counted = {
+        let front = door.front.clone();
+        Arc::new(move || front.as_ref().map(Front::metrics).unwrap_or_default())
+    };
     let ambassador = Ambassador {
         tables: tables.clone(),
         host: config.host.clone(),
@@ -185,6 +190,7 @@ pub async fn serve(
         asks,
         progress: progress.clone(),
         leader,
+        metrics,
     };
     let mut answering = tasks.spawn(api::serve(listener, state, shutdown.clone()));
     let registry = Arc::new(HttpRegistry::new(&config.registry())?);

@@ -43,6 +43,7 @@ prepare() {
     need sshd openssh-server
     need ssh openssh-client
     need ssh-keygen openssh-client
+    need hey hey
     need redis-server redis-server
     need docker-registry docker-registry
     need systemd-analyze systemd

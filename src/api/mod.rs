@@ -43,6 +43,9 @@ pub use routes::{ROUTES, Route};
 /// Time that open answers have to end after the host was told to stop.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Tells what was counted so far.
+pub type Counted = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// What the API needs of the process it is part of.
 #[derive(Clone)]
 pub struct ApiState {
@@ -58,6 +61,8 @@ pub struct ApiState {
     pub progress: ProgressSink,
     /// Who leads now, as this host knows.
     pub leader: watch::Receiver<Option<HostName>>,
+    /// What the router of this host counted, in the text format of Prometheus.
+    pub metrics: Counted,
 }
 
 impl ApiState {

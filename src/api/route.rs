@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use serde::Deserialize;
 
 use super::Shared;
@@ -27,6 +29,12 @@ pub(crate) async fn routes(State(shared): State<Arc<Shared>>) -> Answer<Json<Lis
     let mut rows: Vec<RouteRow> = table.iter().map(row).collect();
     rows.sort_by(|a, b| a.domain.cmp(&b.domain));
     Ok(Json(List::new("routes", rows)))
+}
+
+/// What this host's router counted.
+pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], (shared.state.metrics)())
 }
 
 /// What is asked.

@@ -120,6 +120,12 @@ pub const ROUTES: &[Route] = &[
         "where a URL leads, and why; ?url=",
         || get(route::route),
     ),
+    quick(
+        "GET",
+        "/metrics",
+        "what this host's router counted, for Prometheus",
+        || get(route::metrics),
+    ),
     quick("GET", "/v1/status", "how all stacks are", || {
         get(read::status_of_all)
     }),

@@ -17,11 +17,10 @@ use super::wanted::Desired;
 use crate::docker::{Container, Error, LogQuery, RunState, SharedEngine};
 use crate::failpoint;
 use crate::model::endpoint::ListenRequest;
-use crate::model::host::DRAIN_MS_MAX;
 use crate::model::job::JobId;
 use crate::model::names::HostName;
 use crate::model::release::LOG_TAIL_LINES;
-use crate::model::spec::StopPolicy;
+use crate::model::spec::{DRAIN_MS_MAX, StopPolicy};
 use crate::store::tables::Tables;
 
 /// Asks the ambassador for the port of a link's listener.

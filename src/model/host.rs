@@ -112,11 +112,6 @@ fn first_form() -> u32 {
     1
 }
 
-/// When a copy that is replaced stops although something still links to it, it still has requests, or
-/// cannot end: a container that the engine does not get rid of must not keep the next release from
-/// going live.
-pub const DRAIN_MS_MAX: u64 = 30_000;
-
 /// Value of `/host/<hostname>`: alive as long as its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {

@@ -26,6 +26,8 @@ pub struct Route {
     pub since_ms: u64,
     /// Healthy copies, in order.
     pub copies: Vec<Copy>,
+    /// How long copies may end the requests they have once it leads elsewhere, milliseconds.
+    pub drain_ms: u64,
     /// Of a website, which has no copies: what its files are.
     pub site: Option<Site>,
     /// Other stacks whose live releases name the domain too, and do not have it.
@@ -159,8 +161,8 @@ fn route(seen: &Seen, reach: &Reach<'_>, domain: &str, claim: &Claim<'_>) -> Rou
         .unwrap_or_default();
     // A slot that the live scale leaves out gets no further request, and ends those it has.
     let live = seen.stacks.get(stack).and_then(|map| map.live());
-    let slots = live.and_then(|live| live.nodes.get(node));
-    let slots = slots.map_or(u32::MAX, ReleaseNode::slots);
+    let of = live.and_then(|live| live.nodes.get(node));
+    let slots = of.map_or(u32::MAX, ReleaseNode::slots);
     copies.retain(|copy| copy.slot.is_none_or(|slot| slot < slots));
     Route {
         domain: domain.to_owned(),
@@ -169,6 +171,7 @@ fn route(seen: &Seen, reach: &Reach<'_>, domain: &str, claim: &Claim<'_>) -> Rou
         port,
         since_ms: claim.since_ms,
         copies,
+        drain_ms: of.map_or(0, |of| of.stop.drain_ms),
         site,
         denied: Vec::new(),
     }

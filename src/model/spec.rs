@@ -363,13 +363,26 @@ pub struct StopPolicy {
     pub signal: Option<String>,
     /// Milliseconds between the signal and the kill.
     pub timeout_ms: u64,
+    /// How long it may take for the requests it has, once it is replaced, before the signal.
+    #[serde(default = "drain_default")]
+    pub drain_ms: u64,
 }
+
+/// Design, section 2: a container that the engine does not get rid of, or a websocket, must not keep the
+/// next release from going live.
+fn drain_default() -> u64 {
+    30_000
+}
+
+/// Most that may be asked for, as of all durations in `viking.yml`.
+pub const DRAIN_MS_MAX: u64 = 3_600_000;
 
 impl Default for StopPolicy {
     fn default() -> Self {
         Self {
             signal: None,
             timeout_ms: 10_000,
+            drain_ms: drain_default(),
         }
     }
 }

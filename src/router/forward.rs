@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
-use tokio::io::copy_bidirectional;
+use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -25,6 +25,10 @@ pub(super) const LOOK: Duration = Duration::from_millis(25);
 
 /// Connections of one listener at a time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
+
+/// What is read at a time of whoever asks, and of whoever answers: a connection holds both.
+const ASK_BYTES: usize = 8 * 1024;
+const ANSWER_BYTES: usize = 32 * 1024;
 
 /// A peer that says nothing is asked whether it is there after this long, and again as often.
 const ASK_PEER: Duration = Duration::from_secs(5);
@@ -114,7 +118,9 @@ async fn serve(mut client: TcpStream, dial: &Dial) {
     // Neither a machine that lost its power nor a path that is cut hangs up.
     watch_over(&server);
     // Either side hanging up is the normal end.
-    copy_bidirectional(&mut client, &mut server).await.ok();
+    copy_bidirectional_with_sizes(&mut client, &mut server, ASK_BYTES, ANSWER_BYTES)
+        .await
+        .ok();
 }
 
 /// A connection to some copy: each once in turn, then again until one answers or time is up.

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use super::losses::{Judgement, Losses, Signs};
 use super::{check, dowding, relocate, retire};
 use crate::clock::now_ms;
-use crate::model::host::DRAIN_MS_MAX;
 use crate::model::host::LEASE_TTL;
 use crate::model::names::HostName;
 use crate::model::plan::Plan;
@@ -132,10 +131,12 @@ fn next_look(world: &World, doubts: Option<Duration>) -> Next {
     let left = world
         .stacks
         .values()
-        .filter(|stack| stack.pointer.retiring.is_some())
-        .flat_map(|stack| {
+        .filter_map(|stack| Some((stack, stack.retiring()?)))
+        .flat_map(|(stack, retiring)| {
             let waited = world.now_ms.saturating_sub(stack.pointer.since_ms);
-            [retire::DRAIN_MS, DRAIN_MS_MAX].map(|end| end.saturating_sub(waited) + 1)
+            let limits = retiring.nodes.values().map(retire::drain_limit_ms);
+            let ends = limits.chain([retire::DRAIN_MS]);
+            ends.map(move |end| end.saturating_sub(waited) + 1)
         })
         .chain(moved)
         .filter(|left| *left > 1)

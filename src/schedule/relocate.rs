@@ -8,10 +8,11 @@
 use super::judge::EXITS_MAX;
 use super::retire::{DRAIN_MS, has_requests};
 use super::wanted::{Role, Wanted};
-use crate::model::host::{DRAIN_MS_MAX, Readiness};
+use crate::model::host::Readiness;
 use crate::model::job::{Assignment, JobState};
 use crate::model::names::HostName;
 use crate::model::release::ReleaseNode;
+use crate::model::spec::StopPolicy;
 use crate::model::world::World;
 
 /// Whether a placement goes on.
@@ -102,7 +103,7 @@ pub fn drain_left_ms(world: &World, placed: &Assignment) -> Option<u64> {
         .filter(|s| s.state == JobState::Healthy)?;
     let since_ms = state.since_ms;
     let drain_ms = match has_requests(world, placed) {
-        true => DRAIN_MS_MAX,
+        true => StopPolicy::default().drain_ms,
         false => DRAIN_MS,
     };
     Some(

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::wanted::{Role, Wanted, hands_over, own_links};
-use crate::model::host::DRAIN_MS_MAX;
 use crate::model::job::{Assignment, JobKey};
 use crate::model::names::NodeName;
+use crate::model::release::ReleaseNode;
 use crate::model::world::{StackWorld, World};
 
 /// How long the copies of a replaced node that publish ports go on after promotion, so that whoever
@@ -14,6 +14,12 @@ use crate::model::world::{StackWorld, World};
 /// milliseconds; two seconds is room for a slow one, and for a router to say which of its requests
 /// have not ended.
 pub const DRAIN_MS: u64 = 2_000;
+
+/// When a replaced job stops although something still links to it, it still has requests, or cannot end.
+#[must_use]
+pub fn drain_limit_ms(node: &ReleaseNode) -> u64 {
+    node.stop.drain_ms.max(DRAIN_MS)
+}
 
 /// Leaves those of a stack's jobs that are wanted: of the retiring release, those that neither have
 /// drained nor are gone by themselves. `seen` are the jobs that some host sees.
@@ -69,7 +75,7 @@ fn drained(
         return true; // stood still since its hand-over: nothing to drain
     }
     let waited = world.now_ms.saturating_sub(stack.pointer.since_ms);
-    if waited >= DRAIN_MS_MAX {
+    if waited >= drain_limit_ms(wanted.node) {
         return true;
     }
     let publishes = stack

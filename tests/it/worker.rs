@@ -12,10 +12,10 @@ use std::time::Duration;
 use rig::{Rig, job, spec, tag};
 use viking::docker::RunState;
 use viking::docker::fake::Behaviour;
-use viking::model::host::{DRAIN_MS_MAX, Fetched};
+use viking::model::host::Fetched;
 use viking::model::job::{Fault, JobState};
 use viking::model::release::Phase;
-use viking::model::spec::{Expose, HealthCheck, ImageRef, Proto, VolumeMount};
+use viking::model::spec::{DRAIN_MS_MAX, Expose, HealthCheck, ImageRef, Proto, VolumeMount};
 
 fn web() -> viking::model::spec::ContainerSpec {
     let mut spec = spec();
@@ -410,8 +410,9 @@ async fn an_unwanted_container_ends_what_routers_asked_it_though_not_for_ever() 
         tokio::time::sleep(Duration::from_secs(20)).await;
         assert_eq!(rig.container(&name).state, RunState::Running);
         assert!(rig.ports(&job).await.is_empty());
-        if ends {
-            rig.another_host_asks(&[]).await;
+        match ends {
+            true => rig.another_host_asks(&[]).await,
+            false => tokio::time::sleep(Duration::from_millis(DRAIN_MS_MAX)).await,
         }
         rig.until("it is gone", |rig| rig.find(&name).is_none())
             .await;

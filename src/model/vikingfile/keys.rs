@@ -187,7 +187,7 @@ pub(super) static CONTAINER: Section = Section {
             "checks",
         ]),
         key("resources", "mapping: cpu and memory").elsewhere(&["limits", "memory", "cpu"]),
-        key("stop", "mapping: signal and timeout").elsewhere(&[
+        key("stop", "mapping: signal, timeout and drain").elsewhere(&[
             "stop_signal",
             "stop_timeout",
             "stop_grace_period",
@@ -233,6 +233,7 @@ pub(super) static STOP: Section = Section {
     keys: &[
         key("signal", "signal name"),
         key("timeout", "duration").elsewhere(&["grace", "grace_period"]),
+        key("drain", "duration"),
     ],
 };
 

@@ -207,7 +207,15 @@ pub(super) fn stop(field: &Field<'_>) -> Result<StopPolicy, Error> {
         Some(field) => duration(&field, 0)?,
         None => StopPolicy::default().timeout_ms,
     };
-    Ok(StopPolicy { signal, timeout_ms })
+    let drain_ms = match fields.get("drain") {
+        Some(field) => duration(&field, 0)?,
+        None => StopPolicy::default().drain_ms,
+    };
+    Ok(StopPolicy {
+        signal,
+        timeout_ms,
+        drain_ms,
+    })
 }
 
 /// One entry of `domains:`: `name`, `name:port`, `name: port` or `{domain, port}`.

@@ -48,6 +48,8 @@ fn two_spellings_of_one_meaning_give_equal_settings() {
             "stop: {signal: SIGQUIT, timeout: 60}",
         ),
         ("stop: {timeout: 10s}", ""),
+        ("stop: {drain: 30s}", ""),
+        ("stop: {drain: 2m}", "stop: {drain: 120}"),
         ("spread: preferred", "scale: 1"),
         ("env: {A: 0644}", "env: {A: '0644'}"),
     ] {

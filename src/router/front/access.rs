@@ -8,6 +8,8 @@ use std::time::Instant;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 
+use super::Live;
+use super::metrics::Measure;
 use super::pick::Backend;
 use crate::model::route::Route;
 
@@ -37,6 +39,42 @@ impl Access {
     }
 }
 
+/// What is told of a request when its answer has ended, however it does.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) entry: Option<Entry>,
+    /// Of a node that a domain leads to.
+    pub(super) measure: Option<Measure>,
+}
+
+impl Told {
+    /// The route was found.
+    pub(super) fn led(&mut self, live: &Live) {
+        self.measure = Some(Measure::begin(&live.metrics));
+        if let Some(entry) = &mut self.entry {
+            entry.led(&live.route);
+        }
+    }
+
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        if let Some(measure) = &mut self.measure {
+            measure.answered(status);
+        }
+        if let Some(entry) = &mut self.entry {
+            entry.status = status;
+        }
+    }
+
+    pub(super) fn end(self, bytes: u64) {
+        if let Some(mut measure) = self.measure {
+            measure.bytes = bytes;
+        }
+        if let Some(entry) = self.entry {
+            entry.tell(bytes, Instant::now());
+        }
+    }
+}
+
 /// A request that will be written down.
 pub(super) struct Entry {
     pub(super) began: Instant,
@@ -55,7 +93,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn led(&mut self, route: &Route) {
+    fn led(&mut self, route: &Route) {
         self.node = format!("{}/{}", route.stack, route.node);
     }
 
@@ -63,7 +101,7 @@ impl Entry {
         self.job = backend.copy.job_id.to_string();
     }
 
-    pub(super) fn tell(self, bytes: u64, ended: Instant) {
+    fn tell(self, bytes: u64, ended: Instant) {
         let took = ended.duration_since(self.began);
         tracing::info!(
             target: "viking::access",

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,7 +17,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::Sleep;
 
-use super::access::Entry;
+use super::access::Told;
 use super::pick::Busy;
 
 /// Longest pause of a client within its body.
@@ -253,7 +253,7 @@ pub(super) struct Out {
     from: From,
     bytes: u64,
     /// Told of when it ends, however it does.
-    entry: Option<Entry>,
+    told: Told,
 }
 
 enum From {
@@ -267,7 +267,7 @@ impl Out {
         Self {
             from: From::Page(Full::new(bytes)),
             bytes: 0,
-            entry: None,
+            told: Told::default(),
         }
     }
 
@@ -275,7 +275,7 @@ impl Out {
         Self {
             from: From::Answer(answer),
             bytes: 0,
-            entry: None,
+            told: Told::default(),
         }
     }
 
@@ -283,12 +283,12 @@ impl Out {
         Self {
             from: From::Files(body),
             bytes: 0,
-            entry: None,
+            told: Told::default(),
         }
     }
 
-    pub(super) fn telling(mut self, entry: Option<Entry>) -> Self {
-        self.entry = entry;
+    pub(super) fn telling(mut self, told: Told) -> Self {
+        self.told = told;
         self
     }
 }
@@ -339,8 +339,6 @@ impl Body for Out {
 
 impl Drop for Out {
     fn drop(&mut self) {
-        if let Some(entry) = self.entry.take() {
-            entry.tell(self.bytes, Instant::now());
-        }
+        std::mem::take(&mut self.told).end(self.bytes);
     }
 }

@@ -8,7 +8,9 @@
 mod access;
 mod body;
 mod heads;
+mod kept;
 mod listen;
+mod metrics;
 mod pages;
 mod pick;
 mod proxy;
@@ -28,10 +30,11 @@ use ipnet::IpNet;
 use tokio::sync::{Semaphore, watch};
 
 use self::access::Access;
+use self::kept::Kept;
+use self::metrics::{Metrics, OfNode};
 use self::pick::Backend;
 use self::site::Files;
 use crate::model::endpoint::Copy;
-use crate::model::host::DRAIN_MS_MAX;
 use crate::model::job::JobId;
 use crate::model::names::StackName;
 use crate::model::reach::Seen;
@@ -42,9 +45,6 @@ pub use self::tls::Certificates;
 
 /// Between two looks at copies that end what they have.
 const LEAVING_LOOK: Duration = Duration::from_millis(100);
-
-/// So long they may take for it, then nobody waits for them.
-const DRAIN_MAX: Duration = Duration::from_millis(DRAIN_MS_MAX);
 
 /// Most of them that are said: each is part of what a host says of itself.
 const LEAVING_MAX: usize = 500;
@@ -80,6 +80,7 @@ fn hsts(seconds: u64) -> Option<HeaderValue> {
 /// A route that requests are served by.
 struct Live {
     route: Route,
+    metrics: Arc<OfNode>,
     backends: Vec<Arc<Backend>>,
     /// What it leads to instead, when its node is a website.
     files: Option<Files>,
@@ -115,13 +116,16 @@ pub(super) struct Shared {
     hsts: Option<HeaderValue>,
     threads: usize,
     sites: Option<PathBuf>,
+    metrics: Metrics,
+    /// Small files of them.
+    kept: Arc<Kept>,
     began: Instant,
 }
 
 impl Shared {
     fn files(&self, route: &Route) -> Option<Files> {
         let digest = route.site.as_ref()?.digest.as_ref()?;
-        Files::new(self.sites.as_ref()?, digest)
+        Files::new(self.sites.as_ref()?, digest, &self.kept)
     }
 
     fn find(&self, host: &str) -> Option<Arc<Live>> {
@@ -160,6 +164,8 @@ impl Front {
             hsts: hsts(settings.hsts_s),
             threads: settings.threads.max(1),
             sites: settings.sites,
+            kept: Arc::default(),
+            metrics: Metrics::default(),
             began: Instant::now(),
         }))
     }
@@ -186,6 +192,7 @@ impl Front {
                 let backend = used.get(copy).or_else(|| known.get(copy)).cloned();
                 let made = || Arc::new(Backend::new(copy.clone(), shared.threads));
                 let backend = backend.unwrap_or_else(made);
+                backend.drains_for(route.drain_ms);
                 used.insert(copy.clone(), Arc::clone(&backend));
                 backend
             });
@@ -195,6 +202,7 @@ impl Front {
                 Some(same) => Arc::clone(same),
                 None => Arc::new(Live {
                     route: route.clone(),
+                    metrics: shared.metrics.of(&route.stack, &route.node),
                     backends,
                     files: shared.files(route),
                     turn: AtomicUsize::new(0),
@@ -208,10 +216,23 @@ impl Front {
             .into_iter()
             .filter(|(copy, _)| !known.contains_key(copy));
         let gone: Vec<_> = gone.map(|(_, backend)| backend).collect();
+        let led_to: BTreeSet<_> = table
+            .iter()
+            .map(|live: &Arc<Live>| (live.route.stack.clone(), live.route.node.clone()))
+            .collect();
+        shared
+            .metrics
+            .keep(|stack, node| led_to.contains(&(stack.clone(), node.clone())));
         shared.table.store(Arc::new(table));
         shared.changed.send_replace(());
         // Last: from now on none of them gets another request.
         self.let_go(gone);
+    }
+
+    /// What was counted of each node, in the text format of Prometheus.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.0.metrics.text()
     }
 
     /// Watches over copies that no route leads to any more, until they have no requests.
@@ -245,7 +266,7 @@ impl Front {
         leaving.retain(|(since, backend)| {
             let left = since.elapsed();
             // A request that looked the route up just before may not have come to its copy yet.
-            left < LEAVING_LOOK || (backend.busy() > 0 && left < DRAIN_MAX)
+            left < LEAVING_LOOK || (backend.busy() > 0 && left < backend.drain())
         });
         let now = leaving
             .iter()

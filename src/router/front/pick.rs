@@ -39,6 +39,8 @@ struct Idle {
 pub(super) struct Backend {
     /// The copy.
     pub(super) copy: Copy,
+    /// How long it may end those it has once no route leads to it, milliseconds.
+    drain_ms: AtomicU64,
     /// Requests it has right now.
     busy: AtomicUsize,
     /// Failures in a row.
@@ -53,6 +55,7 @@ impl Backend {
     pub(super) fn new(copy: Copy, threads: usize) -> Self {
         Self {
             copy,
+            drain_ms: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
@@ -62,6 +65,14 @@ impl Backend {
 
     pub(super) fn address(&self) -> SocketAddr {
         self.copy.address
+    }
+
+    pub(super) fn drains_for(&self, ms: u64) {
+        self.drain_ms.store(ms, Ordering::Relaxed);
+    }
+
+    pub(super) fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms.load(Ordering::Relaxed))
     }
 
     pub(super) fn busy(&self) -> usize {

@@ -18,7 +18,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::access::Entry;
+use super::access::{Entry, Told};
 use super::body::{Answer, Cut, Lease, Out, Upload, Uploading};
 use super::heads::{self, Bad, Client, REQUEST_ID};
 use super::pages::{self, page};
@@ -91,9 +91,12 @@ impl Worker {
         client: Client,
     ) -> Result<Response<Out>, Infallible> {
         let id = heads::request_id(request.headers(), &client);
-        let mut entry = self.entry(&request, &client, &id);
+        let mut told = Told {
+            entry: self.entry(&request, &client, &id),
+            measure: None,
+        };
         let version = request.version();
-        let answer = self.answer(request, &client, &id, &mut entry).await;
+        let answer = self.answer(request, &client, &id, &mut told).await;
         let mut response = answer.unwrap_or_else(|status| page(status, &id));
         if version == Version::HTTP_2 {
             response.headers_mut().remove(header::CONNECTION);
@@ -106,10 +109,8 @@ impl Worker {
                 .entry(header::STRICT_TRANSPORT_SECURITY)
                 .or_insert_with(|| hsts.clone());
         }
-        if let Some(entry) = &mut entry {
-            entry.status = response.status();
-        }
-        Ok(response.map(|out| out.telling(entry)))
+        told.answered(response.status());
+        Ok(response.map(|out| out.telling(told)))
     }
 
     /// Whether a request in the clear is sent to https: there is a certificate for its name, and no proxy
@@ -147,7 +148,7 @@ impl Worker {
         mut request: Request<Incoming>,
         client: &Client,
         id: &HeaderValue,
-        entry: &mut Option<Entry>,
+        told: &mut Told,
     ) -> Result<Response<Out>, StatusCode> {
         let asks = heads::upgrade(request.version(), request.headers());
         let upgrade = asks.is_some().then(|| hyper::upgrade::on(&mut request));
@@ -157,13 +158,11 @@ impl Worker {
             Bad::Method => StatusCode::METHOD_NOT_ALLOWED,
         })?;
         let live = self.shared.find(&host);
-        if let Some(entry) = entry {
+        if let Some(entry) = &mut told.entry {
             entry.host.clone_from(&host);
-            if let Some(live) = &live {
-                entry.led(&live.route);
-            }
         }
         let live = live.ok_or(StatusCode::NOT_FOUND)?;
+        told.led(&live);
         if self.goes_to_https(&parts, client, &host) {
             return pages::to_https(&host, &parts.uri, id).ok_or(StatusCode::BAD_REQUEST);
         }
@@ -203,7 +202,7 @@ impl Worker {
             again,
         };
         let answered = tries.run(request).await;
-        if let Some(entry) = entry {
+        if let Some(entry) = &mut told.entry {
             entry.tries = tries.tried.len();
             if let Ok((_, busy, _)) = &answered {
                 entry.answered(busy.backend());
@@ -297,6 +296,7 @@ impl Tries<'_> {
                 tracing::debug!(copy = %backend.copy.job_id, "broke off: {error}");
             }
             backend.failed(shared.now_ms());
+            self.live.metrics.failed();
             self.tried.push(backend.address());
             // What led there may lead elsewhere by now.
             self.live = shared

@@ -4,6 +4,7 @@
 //! another one after each change.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use tower_http::services::ServeDir;
 
 use super::body::Out;
 use super::heads::REQUEST_ID;
+use super::kept::{Kept, Which};
 use super::pages;
 use crate::model::site;
 
@@ -35,6 +37,9 @@ const OTHERS_FOR: &str = "public, max-age=60";
 const PACK_BYTES_MIN: u64 = 1_024;
 const PACK_BYTES_MAX: u64 = 8 << 20;
 
+/// A large file is read in pieces of this size: each costs a change of threads.
+const PIECE_BYTES: usize = 128 * 1024;
+
 /// Hex digits of a name in caches.
 const TAG_DIGITS: usize = 32;
 
@@ -42,15 +47,17 @@ const TAG_DIGITS: usize = 32;
 pub(super) struct Files {
     folder: PathBuf,
     digest: String,
+    kept: Arc<Kept>,
     /// It was there: as long as a route leads to it, it stays.
     here: AtomicBool,
 }
 
 impl Files {
-    pub(super) fn new(sites: &Path, digest: &str) -> Option<Self> {
+    pub(super) fn new(sites: &Path, digest: &str, kept: &Arc<Kept>) -> Option<Self> {
         Some(Self {
             folder: site::folder(sites, digest)?,
             digest: digest.to_owned(),
+            kept: Arc::clone(kept),
             here: AtomicBool::new(false),
         })
     }
@@ -84,6 +91,10 @@ impl Files {
         if !may_be_asked(asked.uri.path()) {
             return self.not_found(asked, id).await;
         }
+        let which = Which::of(&self.digest, asked);
+        if let Some(response) = which.and_then(|which| self.kept.get(which)) {
+            return Ok(self.on_condition(asked, response, id));
+        }
         let tag = self.tag(asked.uri.path());
         let mut headers = HeaderMap::new();
         let range = asked.headers.get(header::RANGE);
@@ -106,26 +117,46 @@ impl Files {
         let headers = response.headers_mut();
         let packed = headers.get(header::CONTENT_ENCODING);
         let named = name(&tag, packed.and_then(|packed| packed.to_str().ok()));
-        headers.insert(REQUEST_ID, id.clone());
-        headers.extend(named.clone().map(|named| (header::ETAG, named)));
+        headers.extend(named.map(|named| (header::ETAG, named)));
         headers.insert(header::CACHE_CONTROL, counts_for(headers));
-        if let Some(status) = unmet(&asked.headers, &tag, named.as_ref()) {
-            let mut short = Response::new(Out::page(Bytes::new()));
-            *short.status_mut() = status;
-            let kept = [
-                header::ETAG,
-                header::CACHE_CONTROL,
-                header::VARY,
-                REQUEST_ID,
-            ];
-            let kept = kept.into_iter().filter_map(|name| {
-                let value = response.headers().get(&name).cloned();
-                Some((name, value?))
-            });
-            short.headers_mut().extend(kept);
-            return Ok(short);
+        let response = self.kept.keep(which, response).await;
+        Ok(self.on_condition(asked, response, id))
+    }
+
+    /// The answer, or what a condition of the request makes of it.
+    fn on_condition(
+        &self,
+        asked: &request::Parts,
+        mut response: Response<Out>,
+        id: &HeaderValue,
+    ) -> Response<Out> {
+        response.headers_mut().insert(REQUEST_ID, id.clone());
+        let conditions = [header::IF_MATCH, header::IF_NONE_MATCH];
+        if !conditions
+            .iter()
+            .any(|name| asked.headers.contains_key(name))
+        {
+            return response;
         }
-        Ok(response)
+        let tag = self.tag(asked.uri.path());
+        let named = response.headers().get(header::ETAG);
+        let Some(status) = unmet(&asked.headers, &tag, named) else {
+            return response;
+        };
+        let mut short = Response::new(Out::page(Bytes::new()));
+        *short.status_mut() = status;
+        let kept = [
+            header::ETAG,
+            header::CACHE_CONTROL,
+            header::VARY,
+            REQUEST_ID,
+        ];
+        let kept = kept.into_iter().filter_map(|name| {
+            let value = response.headers().get(&name).cloned();
+            Some((name, value?))
+        });
+        short.headers_mut().extend(kept);
+        short
     }
 
     /// The site's own page for it, if it has one.
@@ -161,6 +192,7 @@ impl Files {
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         let files = ServeDir::new(&self.folder)
+            .with_buf_chunk_size(PIECE_BYTES)
             .precompressed_gzip()
             .precompressed_br();
         let files = Compression::new(files).compress_when(WorthPacking);

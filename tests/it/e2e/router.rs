@@ -26,13 +26,13 @@ fn shop(says: &str, scale: u32) -> String {
 }
 
 /// Asks for a page again and again until it is told to stop; what it was answered.
-struct Visitor {
+pub(super) struct Visitor {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Result<String, String>>>,
 }
 
 impl Visitor {
-    fn of(world: &World, domain: &str, path: &'static str) -> Self {
+    pub(super) fn of(world: &World, domain: &str, path: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (told, front, domain) = (Arc::clone(&stop), world.front.clone(), domain.to_owned());
         let thread = std::thread::spawn(move || {
@@ -47,7 +47,7 @@ impl Visitor {
     }
 
     /// Every answer, each of which must be one.
-    fn all(self) -> BTreeSet<String> {
+    pub(super) fn all(self) -> BTreeSet<String> {
         self.stop.store(true, Ordering::SeqCst);
         let answers = self.thread.join().expect("a visitor does not panic");
         let count = answers.len();

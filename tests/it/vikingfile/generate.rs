@@ -194,6 +194,7 @@ fn containers() -> impl Strategy<Value = DeployNode> {
                     stop: StopPolicy {
                         signal: stop.0.map(str::to_owned),
                         timeout_ms: stop.1,
+                        drain_ms: stop.1 / 2,
                     },
                     ..blank(NodeKind::Container)
                 }

@@ -169,7 +169,10 @@ impl Writer {
             .map_or(String::new(), |s| format!("signal: {s}, "));
         self.line(
             4,
-            &format!("stop: {{{signal}timeout: {}ms}}", node.stop.timeout_ms),
+            &format!(
+                "stop: {{{signal}timeout: {}ms, drain: {}ms}}",
+                node.stop.timeout_ms, node.stop.drain_ms
+            ),
         );
     }
 
