@@ -2,7 +2,7 @@
 //! viking. Pure; called when a container is made and, for labels, when viking starts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::docker::{Container, label};
 use crate::model::endpoint::LinkKey;
@@ -17,24 +17,25 @@ pub const LISTENERS_MAX: usize = 256;
 /// A listener a container was told of, and the port it listens on.
 pub type Listener = (LinkKey, u16);
 
-/// The listeners a job's links need: one for each exposed TCP port of each target, as the targets'
+/// The listeners a job's links need: one for each exposed port of each target, as the targets'
 /// specs say at the tags the resolver names. A target that is not on record yet has none.
 #[must_use]
 pub fn needs(assigned: &Assigned, job: &JobKey, spec: &ContainerSpec) -> Vec<LinkKey> {
     let keys = spec.settings.link.iter().flat_map(|target| {
         let ports = target_ports(assigned, job, target);
-        ports.into_iter().map(|port| LinkKey {
+        ports.into_iter().map(|(port, proto)| LinkKey {
             stack: job.stack.clone(),
             tag: job.tag.clone(),
             target: target.clone(),
             port,
+            proto,
         })
     });
     keys.take(LISTENERS_MAX).collect()
 }
 
 /// In the order of the target's file, so that its first port stays the first.
-fn target_ports(assigned: &Assigned, job: &JobKey, target: &LinkTarget) -> Vec<u16> {
+fn target_ports(assigned: &Assigned, job: &JobKey, target: &LinkTarget) -> Vec<(u16, Proto)> {
     let stack = target.stack.as_ref().unwrap_or(&job.stack);
     let mut seen = BTreeSet::new();
     copies(&assigned.stacks, &job.stack, &job.tag, target)
@@ -45,8 +46,7 @@ fn target_ports(assigned: &Assigned, job: &JobKey, target: &LinkTarget) -> Vec<u
                 .get(&(stack.clone(), target.node.clone(), tag))
         })
         .flat_map(|spec| &spec.settings.expose)
-        .filter(|expose| expose.proto == Proto::Tcp)
-        .map(|expose| expose.port)
+        .map(|expose| (expose.port, expose.proto))
         .filter(|port| seen.insert(*port))
         .collect()
 }
@@ -55,16 +55,18 @@ fn target_ports(assigned: &Assigned, job: &JobKey, target: &LinkTarget) -> Vec<u
 #[must_use]
 pub fn variables(gateway: IpAddr, listeners: &[Listener]) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
-    for (key, listen) in listeners {
-        let name = variable_name(key.target.node.as_str());
-        let url = format!("tcp://{}", std::net::SocketAddr::new(gateway, *listen));
-        let port = format!("{name}_PORT_{}_TCP", key.port);
+    // The target's first TCP port is the one people mean; the first UDP port where there is no other.
+    let (tcp, udp): (Vec<_>, Vec<_>) = listeners.iter().partition(|(key, _)| key.proto.is_tcp());
+    for (key, listen) in tcp.into_iter().chain(udp) {
+        let (name, proto) = (variable_name(key.target.node.as_str()), key.proto);
+        let url = format!("{proto}://{}", SocketAddr::new(gateway, *listen));
+        let of_proto = proto.to_string().to_ascii_uppercase();
+        let port = format!("{name}_PORT_{}_{of_proto}", key.port);
         variables.insert(format!("{port}_ADDR"), gateway.to_string());
         variables.insert(format!("{port}_PORT"), listen.to_string());
-        variables.insert(format!("{port}_PROTO"), "tcp".to_owned());
+        variables.insert(format!("{port}_PROTO"), proto.to_string());
         variables.insert(port, url.clone());
         variables.insert(format!("{name}_HOST"), gateway.to_string());
-        // The target's first port is the one people mean.
         variables.entry(format!("{name}_PORT")).or_insert(url);
     }
     variables
@@ -115,6 +117,7 @@ mod tests {
                 node: NodeName::parse(node).unwrap(),
             },
             port,
+            proto: Proto::Tcp,
         };
         (key, listen)
     }
@@ -135,6 +138,47 @@ mod tests {
                 "MY_REDIS_PORT_6379_TCP_PROTO=tcp",
             ]
         );
+    }
+
+    fn over_udp((mut key, listen): Listener) -> Listener {
+        key.proto = Proto::Udp;
+        (key, listen)
+    }
+
+    #[test]
+    fn a_port_of_both_protocols_has_variables_for_each() {
+        let gateway = "10.0.0.1".parse().unwrap();
+        let both = [over_udp(listener("dns", 53, 7)), listener("dns", 53, 8)];
+        let vars = variables(gateway, &both);
+        let lines: Vec<_> = vars.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(
+            lines,
+            [
+                "DNS_HOST=10.0.0.1",
+                "DNS_PORT=tcp://10.0.0.1:8",
+                "DNS_PORT_53_TCP=tcp://10.0.0.1:8",
+                "DNS_PORT_53_TCP_ADDR=10.0.0.1",
+                "DNS_PORT_53_TCP_PORT=8",
+                "DNS_PORT_53_TCP_PROTO=tcp",
+                "DNS_PORT_53_UDP=udp://10.0.0.1:7",
+                "DNS_PORT_53_UDP_ADDR=10.0.0.1",
+                "DNS_PORT_53_UDP_PORT=7",
+                "DNS_PORT_53_UDP_PROTO=udp",
+            ]
+        );
+        let alone = variables(gateway, &both[..1]);
+        assert_eq!(alone["DNS_PORT"], "udp://10.0.0.1:7");
+    }
+
+    #[test]
+    fn what_containers_were_told_before_there_were_udp_links_is_still_read() {
+        let old = r#"[[{"stack": "s", "tag": "t", "target": {"node": "db"}, "port": 80}, 31000]]"#;
+        let read: Vec<Listener> = serde_json::from_str(old).unwrap();
+        assert_eq!(read[0].0.proto, Proto::Tcp);
+        assert!(!to_label(&read).unwrap().contains("proto"));
+        let udp = [over_udp(listener("dns", 53, 7))];
+        let text = to_label(&udp).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<Listener>>(&text).unwrap(), udp);
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub struct LinkKey {
     pub target: LinkTarget,
     /// The target's container port.
     pub port: u16,
+    /// Its protocol.
+    #[serde(default, skip_serializing_if = "Proto::is_tcp")]
+    pub proto: Proto,
 }
 
 impl LinkKey {

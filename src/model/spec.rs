@@ -72,6 +72,14 @@ pub enum Proto {
     Udp,
 }
 
+impl Proto {
+    /// Whether it is the default, which records do not say.
+    #[must_use]
+    pub fn is_tcp(&self) -> bool {
+        *self == Self::Tcp
+    }
+}
+
 impl fmt::Display for Proto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

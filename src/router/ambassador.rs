@@ -1,8 +1,9 @@
-//! Keeps links working while their targets move: one listener per (stack, tag, target, port) on the
-//! stack's gateway address, and the ways to the registry (`registry`). Workers ask for listeners; the
+//! Keeps links working while their targets move: one listener per (stack, tag, target, port, protocol)
+//! on the stack's gateway address, and the ways to the registry (`registry`). Workers ask for listeners; the
 //! table behind them follows `/release` and `/ports`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,11 +12,12 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::datagrams::{self, Copies, Room};
 use super::forward::{self, Lookup};
 use super::front::Front;
 use super::registry::{self, Doors};
@@ -24,6 +26,7 @@ use crate::model::endpoint::{Endpoint, LinkKey, ListenRequest};
 use crate::model::names::{HostName, StackName};
 use crate::model::reach::Seen;
 use crate::model::registry::{CopyAddresses, Turn};
+use crate::model::spec::Proto;
 use crate::store::keys::Family;
 use crate::store::tables::Tables;
 use crate::wake::{self, Bell, Next};
@@ -70,6 +73,30 @@ struct Shared {
     /// Listeners of a link. Several only after a restart at which not all could be bound at once:
     /// containers made before and after know different ports.
     open: Mutex<BTreeMap<LinkKey, Vec<Open>>>,
+    /// What listeners for UDP share.
+    room: Room,
+}
+
+/// A socket that a link's consumers speak to.
+enum Bound {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+impl Bound {
+    async fn at(address: SocketAddr, proto: Proto) -> io::Result<Self> {
+        match proto {
+            Proto::Tcp => TcpListener::bind(address).await.map(Self::Tcp),
+            Proto::Udp => UdpSocket::bind(address).await.map(Self::Udp),
+        }
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            Self::Udp(socket) => socket.local_addr(),
+        }
+    }
 }
 
 /// Serves until shutdown.
@@ -216,19 +243,34 @@ async fn listen(
     if let Some(port) = known(shared, &request) {
         return Ok(port);
     }
-    let listener = match request.port {
+    let bound = match request.port {
         // Containers know this port: no other will do.
-        Some(port) => TcpListener::bind((request.gateway.addr(), port))
-            .await
-            .with_context(|| {
-                format!("listening on {}:{port} for a link", request.gateway.addr())
-            })?,
-        None => bind_free(&request).await?,
+        Some(port) => {
+            let address = SocketAddr::new(request.gateway.addr(), port);
+            Bound::at(address, request.key.proto)
+                .await
+                .with_context(|| format!("listening on {address} for a link"))?
+        }
+        None => bind_free(&request, beside(shared, &request)).await?,
     };
-    let port = listener.local_addr()?.port();
+    let port = bound.address()?.port();
     let ListenRequest { key, gateway, .. } = request;
-    open(shared, key, listener, gateway, shutdown, tasks)?;
+    open(shared, key, bound, gateway, shutdown, tasks)?;
     Ok(port)
+}
+
+/// The port of the same link's listener for the other protocol. Some clients, as of DNS, go on over TCP
+/// at the number that they know for UDP.
+fn beside(shared: &Shared, request: &ListenRequest) -> Option<u16> {
+    let mut key = request.key.clone();
+    key.proto = match key.proto {
+        Proto::Tcp => Proto::Udp,
+        Proto::Udp => Proto::Tcp,
+    };
+    let open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+    let here = |open: &&Open| open.address.ip() == request.gateway.addr();
+    let last = open.get(&key)?.iter().rfind(here)?;
+    Some(last.address.port())
 }
 
 /// The port of a listener that is open already. Those on another gateway, which the network had
@@ -247,16 +289,22 @@ fn known(shared: &Shared, request: &ListenRequest) -> Option<u16> {
     ports.find(|port| request.port.is_none_or(|wanted| wanted == *port))
 }
 
-/// The first free port of the range, starting where the key's hash says, so that a listener tends
-/// to keep its port.
-async fn bind_free(request: &ListenRequest) -> anyhow::Result<TcpListener> {
-    let text = serde_json::to_string(&request.key)?;
+/// The port that is rather wanted, else the first free one of the range, starting where the key's hash
+/// says, so that a listener tends to keep its port.
+async fn bind_free(request: &ListenRequest, rather: Option<u16>) -> anyhow::Result<Bound> {
+    let proto = request.key.proto;
+    let both = LinkKey {
+        proto: Proto::Tcp,
+        ..request.key.clone()
+    };
+    let text = serde_json::to_string(&both)?;
     let digest = Sha256::digest(text.as_bytes());
     let start = u16::from_be_bytes([digest[0], digest[1]]) % PORT_COUNT;
-    for n in 0..PORT_COUNT {
-        let port = PORT_FIRST + (start + n) % PORT_COUNT;
-        if let Ok(listener) = TcpListener::bind((request.gateway.addr(), port)).await {
-            return Ok(listener);
+    let range = (0..PORT_COUNT).map(|n| PORT_FIRST + (start + n) % PORT_COUNT);
+    for port in rather.into_iter().chain(range) {
+        let address = SocketAddr::new(request.gateway.addr(), port);
+        if let Ok(bound) = Bound::at(address, proto).await {
+            return Ok(bound);
         }
     }
     anyhow::bail!("no free port for a link on {}", request.gateway.addr())
@@ -265,22 +313,28 @@ async fn bind_free(request: &ListenRequest) -> anyhow::Result<TcpListener> {
 fn open(
     shared: &Arc<Shared>,
     key: LinkKey,
-    listener: TcpListener,
+    bound: Bound,
     from: IpNet,
     shutdown: &CancellationToken,
     tasks: &TaskTracker,
 ) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
+    let address = bound.address()?;
     let (table, wanted) = (Arc::clone(shared), key.clone());
-    let lookup: Lookup =
+    let copies: Copies =
         Arc::new(move || table.table.load().get(&wanted).cloned().unwrap_or_default());
     let close = shutdown.child_token();
-    tasks.spawn(forward::run(
-        listener,
-        from,
-        forward::to(lookup),
-        close.clone(),
-    ));
+    match bound {
+        Bound::Tcp(listener) => {
+            let lookup: Lookup =
+                Arc::new(move || copies().iter().map(|copy| copy.address).collect());
+            let dial = forward::to(lookup);
+            tasks.spawn(forward::run(listener, from, dial, close.clone()))
+        }
+        Bound::Udp(socket) => {
+            let room = shared.room.clone();
+            tasks.spawn(datagrams::run(socket, from, copies, room, close.clone()))
+        }
+    };
     let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
     open.entry(key).or_default().push(Open { address, close });
     Ok(())

@@ -3,6 +3,8 @@
 //! nothing, decides by the one resolver of `model`.
 
 pub mod ambassador;
+mod datagrams;
+mod flows;
 pub mod forward;
 pub mod front;
 mod gate;

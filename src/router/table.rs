@@ -2,27 +2,25 @@
 //! whole on every change and swapped at once.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::sync::Arc;
 
-use crate::model::endpoint::LinkKey;
+use crate::model::endpoint::{Copy, LinkKey};
 use crate::model::reach::{Reach, Seen};
 use crate::model::resolve;
-use crate::model::spec::Proto;
 
-/// Addresses per listener. A listener without addresses has nobody to talk to now.
-pub type Table = BTreeMap<LinkKey, Vec<SocketAddr>>;
+/// Copies per listener. A listener without copies has nobody to talk to now.
+pub type Table = BTreeMap<LinkKey, Arc<[Copy]>>;
 
 /// The copies each listener reaches.
 #[must_use]
 pub fn build<'a>(seen: &Seen, listeners: impl Iterator<Item = &'a LinkKey>) -> Table {
     let reach = Reach::of(seen);
-    let addresses = |key: &LinkKey| {
+    let copies = |key: &LinkKey| -> Arc<[Copy]> {
         let tags = resolve::copies(&seen.stacks, &key.stack, &key.tag, &key.target);
         let (stack, node) = (key.target_stack(), &key.target.node);
-        let copies = reach.copies(stack, node, &tags, key.port, Proto::Tcp);
-        copies.into_iter().map(|copy| copy.address).collect()
+        reach.copies(stack, node, &tags, key.port, key.proto).into()
     };
-    listeners.map(|key| (key.clone(), addresses(key))).collect()
+    listeners.map(|key| (key.clone(), copies(key))).collect()
 }
 
 /// Whether anybody may still dial a listener: its tag is named by its stack's pointer, or a job of

@@ -82,10 +82,6 @@ fn links(nodes: &BTreeMap<&NodeName, &Draft>, draft: &Draft) -> Result<(), Error
         if target.node.settings.expose.is_empty() {
             return Err(wrong(format!("{node} exposes no port to link to")));
         }
-        if tcp_ports(target).next().is_none() {
-            let what = format!("{node} exposes only UDP, and UDP links are not supported yet");
-            return Err(wrong(what));
-        }
     }
     Ok(())
 }

@@ -429,7 +429,7 @@ fn numbers_and_flags_are_strict() {
 }
 
 #[test]
-fn only_tcp_ports_are_linked_and_routed() {
+fn tcp_and_udp_ports_are_linked_and_only_tcp_ports_are_routed() {
     let file = |expose: &str, rest: &str| {
         let text = format!(
             "viking: {{name: s}}\ndeploy:\n  dns: {{image: x, expose: [{expose}]{rest}}}\n  \
@@ -438,9 +438,7 @@ fn only_tcp_ports_are_linked_and_routed() {
         VikingFile::parse("f", text.as_bytes())
     };
     assert!(file("53/udp, 53", "").is_ok());
-    let error = file("53/udp", "").unwrap_err();
-    assert!(error.message().contains("UDP links are not supported yet"));
-    assert_eq!(error.line(), 4);
+    assert!(file("53/udp", "").is_ok());
     for (expose, domains) in [
         ("53/udp", "[a.example]"),
         ("53/udp, 80", "[{a.example: 53}]"),
