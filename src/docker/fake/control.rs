@@ -74,9 +74,9 @@ impl FakeEngine {
         self.state().images.add(reference, true)
     }
 
-    /// Networks made from now on have addresses that listeners can be bound to.
-    pub fn networks_on_loopback(&self) {
-        self.state().loopback = true;
+    /// Networks made from now on have addresses that listeners can be bound to, `127.<second>.…`.
+    pub fn networks_on_loopback(&self, second: u8) {
+        self.state().loopback = Some(second);
     }
 
     /// A host port is taken by somebody who is no container.

@@ -29,7 +29,7 @@ pub(super) struct State {
     pub(super) images: Images,
     pub(super) volumes: BTreeMap<String, Volume>,
     pub(super) networks: BTreeMap<String, Network>,
-    pub(super) loopback: bool,
+    pub(super) loopback: Option<u8>,
     made: u64,
     pub(super) networks_made: u16,
     pub(super) containers: BTreeMap<String, Held>,

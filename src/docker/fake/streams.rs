@@ -135,9 +135,12 @@ impl State {
 
     /// On loopback everybody calls from 127.0.0.1, so that all of it is one network.
     fn gateway(&self, network: u16) -> IpNet {
-        let (first, prefix) = if self.loopback { (127, 8) } else { (10, 24) };
+        let (first, second, prefix) = match self.loopback {
+            Some(second) => (127, second, 8),
+            None => (10, 100, 24),
+        };
         let [high, low] = network.to_be_bytes();
-        let address = Ipv4Addr::new(first, 100 + high, low, 1);
+        let address = Ipv4Addr::new(first, second.wrapping_add(high), low, 1);
         IpNet::new(address.into(), prefix).expect("a prefix below 33")
     }
 

@@ -21,7 +21,9 @@ mod env;
 mod faults;
 mod foretold;
 mod leadership;
+mod links;
 mod operate;
+mod processes;
 mod releases;
 mod require;
 mod restart;
@@ -54,6 +56,7 @@ use viking::model::release::{Commit, Phase, RunId, Source};
 use viking::model::spec::ImageRef;
 use viking::model::vikingfile::{ImageText, VikingFile};
 use viking::model::world::World;
+use viking::router::ambassador;
 use viking::store::SharedStore;
 use viking::store::local::LocalStore;
 use viking::store::tables::Tables;
@@ -92,6 +95,8 @@ struct Host {
     link: Arc<Link>,
     tables: Tables,
     worker: Option<(CancellationToken, JoinHandle<()>)>,
+    /// Its ambassador; without one something stands for it.
+    ambassador: Option<mpsc::Sender<ambassador::Listen>>,
 }
 
 struct Cluster {
@@ -215,21 +220,13 @@ impl Cluster {
             link,
             tables,
             worker: None,
+            ambassador: None,
         });
     }
 
     fn start_worker(&mut self, n: usize) {
         let host = &mut self.hosts[n];
-        let (listen, mut asked) = mpsc::channel::<(_, tokio::sync::oneshot::Sender<_>)>(16);
-        // Stands for the ambassador: every listener gets the port it asks for, or a next one.
-        tokio::spawn(async move {
-            let mut next = 40_000;
-            while let Some((request, answer)) = asked.recv().await {
-                let request: viking::model::endpoint::ListenRequest = request;
-                next += 1;
-                answer.send(Ok(request.port.unwrap_or(next))).ok();
-            }
-        });
+        let listen = host.ambassador.clone().unwrap_or_else(any_port);
         let (progress, _) = broadcast::channel(16);
         let worker = Worker {
             tables: host.tables.clone(),
@@ -407,6 +404,19 @@ impl Drop for Cluster {
             assert_eq!(self.violations(), Vec::<String>::new());
         }
     }
+}
+
+/// Stands for the ambassador: every listener gets the port it asks for, or a next one.
+fn any_port() -> mpsc::Sender<ambassador::Listen> {
+    let (listen, mut asked) = mpsc::channel::<ambassador::Listen>(16);
+    tokio::spawn(async move {
+        let mut next = 40_000;
+        while let Some((request, answer)) = asked.recv().await {
+            next += 1;
+            answer.send(Ok(request.port.unwrap_or(next))).ok();
+        }
+    });
+    listen
 }
 
 fn name(stack: &str) -> StackName {
