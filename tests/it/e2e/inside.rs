@@ -19,6 +19,8 @@ const CALL: &str = "\
 printf 'Content-Type: text/plain\\r\\n\\r\\n'
 case $QUERY_STRING in
     env) cat /tmp/env ;;
+    name) address=$(nslookup till | sed -n '/^Name:/,$ s/^Address[^ ]* //p' | head -n 1)
+        printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 2 nc $address 80 | tail -n 1 ;;
     *) answer=$(printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 2 nc $(cat /tmp/$QUERY_STRING) | tail -n 1)
         echo \"${answer:-unreachable}\" ;;
 esac
@@ -45,7 +47,7 @@ deploy:
   till:
     image: viking/busybox:1
     run: sh -c 'mkdir -p /www; echo till one > /www/index.html; exec httpd -f -p 80 -h /www'
-    expose: [80]
+    expose: [80, 80/udp, 514/udp]
     health: {http: /, interval: 200ms, timeout: 1s, start_period: 5s, retries: 3}
     stop: {timeout: 1s}
 ";
@@ -123,17 +125,48 @@ fn containers_are_told(town: &Town) {
         ("VIKING_HOST", host.as_str()),
         ("COLOUR", "blue"),
         ("PWD", "/srv"),
-        ("TILL_PORT_80_TCP_PROTO", "tcp"),
     ];
     for (name, value) in expected {
         assert_eq!(env.get(name), Some(&value), "{name} in\n{text}");
     }
     let parts = container.name.split('.').collect::<Vec<_>>();
     assert_eq!(parts[..4], ["shop", live, "web", "0"], "{}", container.name);
-    // A link's address is the ambassador on this host, not the target itself.
-    let gateway = env["TILL_PORT_80_TCP_ADDR"];
+    links_are_told(&env);
+    // Who is on the same host is found by its name, too.
+    assert_eq!(town.call("name").as_deref(), Ok("till one"));
+}
+
+/// Every variable of every port of both links, and no other; their addresses are the ambassador's on this
+/// host, not those of the targets.
+fn links_are_told(env: &BTreeMap<&str, &str>) {
+    let gateway = env["TILL_HOST"];
     assert!(gateway.ends_with(".1"), "{gateway}");
-    assert_eq!(env["STORE_PORT_80_TCP_ADDR"], gateway);
+    let mut expected = BTreeMap::new();
+    for (name, ports) in [
+        ("TILL", &[(80, "tcp"), (80, "udp"), (514, "udp")][..]),
+        ("STORE", &[(80, "tcp")]),
+    ] {
+        let first = env[format!("{name}_PORT_80_TCP").as_str()];
+        expected.insert(format!("{name}_HOST"), gateway.to_owned());
+        expected.insert(format!("{name}_PORT"), first.to_owned());
+        for (port, proto) in ports {
+            let variable = format!("{name}_PORT_{port}_{}", proto.to_uppercase());
+            let listens = env[format!("{variable}_PORT").as_str()];
+            assert!(listens.parse::<u16>().is_ok(), "{variable}_PORT={listens}");
+            expected.insert(format!("{variable}_ADDR"), gateway.to_owned());
+            expected.insert(format!("{variable}_PORT"), listens.to_owned());
+            expected.insert(format!("{variable}_PROTO"), (*proto).to_owned());
+            expected.insert(variable, format!("{proto}://{gateway}:{listens}"));
+        }
+    }
+    let links = |name: &str| name.starts_with("TILL_") || name.starts_with("STORE_");
+    let told = env.iter().filter(|(name, _)| links(name));
+    let told: BTreeMap<String, String> = told
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    assert_eq!(told, expected);
+    // Who goes on over TCP where a datagram was too short finds it at the same number.
+    assert_eq!(env["TILL_PORT_80_UDP_PORT"], env["TILL_PORT_80_TCP_PORT"]);
     assert_ne!(env["STORE_PORT_80_TCP_PORT"], env["TILL_PORT_80_TCP_PORT"]);
 }
 

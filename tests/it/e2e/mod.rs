@@ -17,6 +17,7 @@ mod example;
 mod hosts;
 pub(crate) mod http;
 mod inside;
+mod links;
 mod load;
 mod plan;
 mod proxy;

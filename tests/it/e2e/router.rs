@@ -46,8 +46,13 @@ impl Visitor {
         Self { stop, thread }
     }
 
-    /// Every answer, each of which must be one.
+    /// Every different answer, each of which must be one.
     pub(super) fn all(self) -> BTreeSet<String> {
+        self.pages().into_iter().collect()
+    }
+
+    /// Every answer, each of which must be one.
+    pub(super) fn pages(self) -> Vec<String> {
         self.stop.store(true, Ordering::SeqCst);
         let answers = self.thread.join().expect("a visitor does not panic");
         let count = answers.len();
