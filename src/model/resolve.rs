@@ -87,13 +87,14 @@ pub fn copies(
 /// staged release, or squeezed in the staged one, those of both: whichever copy of a slot runs serves
 /// both releases. One that was squeezed once serves whoever still goes by the release before it.
 fn shared_tags(map: &StackMap, node: &NodeName, tag: &Tag) -> Vec<Tag> {
-    let of = |release: Option<&Release>| release.and_then(|r| r.nodes.get(node)).cloned();
-    let (live, staged) = (of(map.live()), of(map.staged()));
-    let both = one_runs(live.as_ref(), staged.as_ref());
-    let again = live.as_ref().is_some_and(|live| live.squeezed)
-        && staged.as_ref().is_none_or(|staged| staged.tag != *tag);
+    let live = map.live().and_then(|release| release.nodes.get(node));
+    let staged = map.staged().and_then(|release| release.nodes.get(node));
+    let both = one_runs(live, staged);
+    let again =
+        live.is_some_and(|live| live.squeezed) && staged.is_none_or(|staged| staged.tag != *tag);
     let nodes = [live.filter(|_| both || again), staged.filter(|_| both)];
-    nodes.into_iter().flatten().map(|node| node.tag).collect()
+    let tags = nodes.into_iter().flatten().map(|node| node.tag.clone());
+    tags.collect()
 }
 
 /// Whether of each slot of a node only one copy may run, the live or the staged one.
