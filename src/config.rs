@@ -15,6 +15,8 @@ use crate::model::names::HostName;
 pub const API_DEFAULT: &str = "127.0.0.1:8791";
 /// Where images are pulled from when nobody says otherwise.
 pub const REGISTRY_PORT_DEFAULT: u16 = 5000;
+/// The CA that gives certificates when nobody says otherwise.
+pub const ACME_DIRECTORY_DEFAULT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// Host ports that viking hands out: below Linux's ephemeral range, above the well-known ones.
 pub const PORTS_FIRST: u16 = 20_000;
 /// See [`PORTS_FIRST`].
@@ -71,10 +73,23 @@ pub struct FrontDoor {
     pub certificates: PathBuf,
     /// How long browsers are told to come over https only, seconds; 0 to say nothing of it.
     pub hsts_s: u64,
+    /// Who gives certificates that are not in the folder; none when nobody does.
+    pub acme: Option<Acme>,
     /// Proxies in front of it, whose word about their clients counts.
     pub trusted: Vec<IpNet>,
     /// Each so many-th request is written to the log; 0 for none.
     pub access_log: u64,
+}
+
+/// A CA that gives certificates by ACME (RFC 8555).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acme {
+    /// Whom it may write to.
+    pub email: String,
+    /// Its directory.
+    pub directory: String,
+    /// The authority that signed the directory's own certificate, when browsers do not trust it.
+    pub ca: Option<PathBuf>,
 }
 
 /// Where etcd is, and what lets us in. Names files, never holds what is in them.

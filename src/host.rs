@@ -29,6 +29,7 @@ use crate::deploy::worker::{self, Worker};
 use crate::docker::SharedEngine;
 use crate::docker::bollard::BollardEngine;
 use crate::leader;
+use crate::model::certificate::DoorRecord;
 use crate::model::names::HostName;
 use crate::model::registry::{CopyAddresses, Turn};
 use crate::router::ambassador::{self, Ambassador};
@@ -149,7 +150,9 @@ pub async fn serve(
     let (copies, addresses) = watch::channel(CopyAddresses::new());
     let turn = Turn::default();
     let (drains, draining) = watch::channel(Vec::new());
-    let door = Door::open(&config.front, &config.data_dir, drains)?;
+    let (said, door_said) = watch::channel(DoorRecord::default());
+    let door = Door::open(&config.front, &config.data_dir, drains, said)?;
+    let certificates = Arc::clone(&door.certificates);
     let metrics: Counted = {
         let front = door.front.clone();
         Arc::new(move || front.as_ref().map(Front::metrics).unwrap_or_default())
@@ -164,7 +167,7 @@ pub async fn serve(
         turn: turn.clone(),
     };
     let mut forwarding = tasks.spawn(ambassador::run(ambassador, shutdown.clone()));
-    let mut routing = tasks.spawn(door.serve(shutdown.clone()));
+    let mut routing = tasks.spawn(door.serve(tables.clone(), shutdown.clone()));
     let worker = Worker {
         tables: tables.clone(),
         engine: Arc::clone(&engine),
@@ -179,6 +182,7 @@ pub async fn serve(
         sites: Arc::new(HttpSource::new(&config.registry())?),
         listen,
         draining,
+        door: door_said,
         progress: progress.clone(),
         keep_alives: keep_alives.handle(),
     };
@@ -202,6 +206,7 @@ pub async fn serve(
         registry,
         copies,
         builds: Places::default(),
+        covered: Arc::new(move |domain| certificates.folder_covers(domain)),
         config,
         progress,
     };

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::acme::{self, Covered};
 use crate::build::Places;
 use crate::build::copies::Copies;
 use crate::build::registry::Registry;
@@ -76,6 +77,8 @@ pub struct Parts {
     pub copies: Arc<dyn Copies>,
     /// Where builds of all stacks wait for their turn.
     pub builds: Places,
+    /// Which domains the operator's own certificates cover.
+    pub covered: Covered,
     /// What the operator decided.
     pub config: Config,
     /// Where people hear how it goes.
@@ -133,6 +136,12 @@ pub async fn run(parts: Parts, leadership: Arc<Leadership>, shutdown: Cancellati
         orders.ear(),
         stop.clone(),
     )));
+    essential(Box::pin(acme::run(
+        certificates(&parts),
+        lead(),
+        ear(),
+        stop.clone(),
+    )));
     essential(Box::pin(trim(tables.clone(), lead(), stop.clone())));
     essential(Box::pin(sweep::run(parts.clone(), lead(), stop.clone())));
     let follow = follow_all(
@@ -152,6 +161,14 @@ pub async fn run(parts: Parts, leadership: Arc<Leadership>, shutdown: Cancellati
     stop.cancel();
     tasks.close();
     tasks.wait().await;
+}
+
+fn certificates(parts: &Parts) -> acme::Parts {
+    acme::Parts {
+        tables: parts.tables.clone(),
+        settings: parts.config.front.acme.clone(),
+        covered: Arc::clone(&parts.covered),
+    }
 }
 
 /// Keeps histories and events within their bounds.

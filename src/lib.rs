@@ -14,6 +14,7 @@ pub mod config;
 pub mod failpoint;
 pub mod wake;
 
+pub mod acme;
 pub mod build;
 pub mod sync;
 

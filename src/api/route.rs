@@ -1,7 +1,7 @@
 //! `/v1/routes` and `/v1/route`: which domains lead where, and why. Built by the function that the router
 //! builds its table by, from the same keys; what single requests do it does not know.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
@@ -12,6 +12,8 @@ use serde::Deserialize;
 
 use super::Shared;
 use super::error::{Answer, ApiError};
+use crate::clock::now_ms;
+use crate::model::certificate::{CertificateNote, WILDCARD};
 use crate::model::endpoint::Copy;
 use crate::model::job::{Assignment, JobState};
 use crate::model::names::Tag;
@@ -25,8 +27,9 @@ use crate::model::world::World;
 /// Domains of every live release.
 pub(crate) async fn routes(State(shared): State<Arc<Shared>>) -> Answer<Json<List<RouteRow>>> {
     let seen = seen(&shared).await?;
-    let table = table(&seen);
-    let mut rows: Vec<RouteRow> = table.iter().map(row).collect();
+    let (table, certificates) = (table(&seen), certificates(&shared).await?);
+    let rows = table.iter().map(|route| row(route, &certificates));
+    let mut rows: Vec<RouteRow> = rows.collect();
     rows.sort_by(|a, b| a.domain.cmp(&b.domain));
     Ok(Json(List::new("routes", rows)))
 }
@@ -53,8 +56,35 @@ pub(crate) async fn route(
         ApiError::bad(format!("{:?} names no host", query.url), hint)
     })?;
     let seen = seen(&shared).await?;
-    let world = shared.state.world().await?;
-    Ok(Json(explain(&world, &seen, host)))
+    let (world, certificates) = (shared.state.world().await?, certificates(&shared).await?);
+    Ok(Json(explain(&world, &seen, &certificates, host)))
+}
+
+/// How certificates by ACME stand.
+struct Certificates {
+    notes: BTreeMap<String, CertificateNote>,
+    /// Whether they are asked for at all, as far as this host knows.
+    asked: bool,
+    now_ms: u64,
+}
+
+async fn certificates(shared: &Shared) -> Answer<Certificates> {
+    let state = &shared.state;
+    Ok(Certificates {
+        notes: state.tables.certificate_notes().await?,
+        asked: state.config.front.acme.is_some(),
+        now_ms: now_ms(),
+    })
+}
+
+impl Certificates {
+    fn words(&self, domain: &str) -> String {
+        match self.notes.get(domain) {
+            Some(note) => note.words(self.now_ms),
+            None if self.asked && domain.starts_with("*.") => WILDCARD.to_owned(),
+            None => String::new(),
+        }
+    }
 }
 
 async fn seen(shared: &Shared) -> Answer<Seen> {
@@ -74,7 +104,7 @@ fn host_in(url: &str) -> Option<String> {
     host_of(authority)
 }
 
-fn row(route: &Route) -> RouteRow {
+fn row(route: &Route, certificates: &Certificates) -> RouteRow {
     let denied = route.denied.iter();
     RouteRow {
         domain: route.domain.clone(),
@@ -89,10 +119,11 @@ fn row(route: &Route) -> RouteRow {
         denied: denied
             .map(|(stack, node)| format!("{stack}/{node}"))
             .collect(),
+        certificate: certificates.words(&route.domain),
     }
 }
 
-fn explain(world: &World, seen: &Seen, host: String) -> RouteReport {
+fn explain(world: &World, seen: &Seen, certificates: &Certificates, host: String) -> RouteReport {
     let table = table(seen);
     let Some(route) = table.find(&host) else {
         return RouteReport {
@@ -122,7 +153,7 @@ fn explain(world: &World, seen: &Seen, host: String) -> RouteReport {
         host,
         because,
         copies: copies(world, seen, route),
-        route: Some(row(route)),
+        route: Some(row(route, certificates)),
     }
 }
 

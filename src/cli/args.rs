@@ -407,6 +407,34 @@ pub struct FrontArgs {
         value_name = "TIME|off"
     )]
     pub hsts: u64,
+    /// Get certificates for the domains of live releases from a CA by ACME, and agree to its terms; it may write to this address
+    #[arg(
+        long,
+        env = "VIKING_ACME",
+        hide_env_values = true,
+        default_value = "off",
+        value_parser = email,
+        value_name = "EMAIL|off"
+    )]
+    pub acme: Email,
+    /// Directory of that CA
+    #[arg(
+        long,
+        env = "VIKING_ACME_DIRECTORY",
+        hide_env_values = true,
+        default_value = config::ACME_DIRECTORY_DEFAULT,
+        value_parser = directory,
+        value_name = "URL"
+    )]
+    pub acme_directory: String,
+    /// Authority to trust that directory by, in PEM [default: those that browsers trust]
+    #[arg(
+        long,
+        env = "VIKING_ACME_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub acme_ca: Option<PathBuf>,
     /// Network of proxies in front of the router, whose X-Forwarded-… and X-Request-Id count; more of them with commas
     #[arg(
         long,
@@ -445,6 +473,35 @@ fn seconds(text: &str) -> Result<u64, String> {
         _ => humantime::parse_duration(text)
             .map(|time| time.as_secs())
             .map_err(|_| "allowed: a time like 180d, or off".to_owned()),
+    }
+}
+
+/// Whom a CA may write to; none when there is no CA.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Email(pub Option<String>);
+
+fn email(text: &str) -> Result<Email, String> {
+    if text == "off" {
+        return Ok(Email(None));
+    }
+    let plain = |part: &str| {
+        let good = |b: u8| b.is_ascii_graphic() && !br#"<>()[]\,;:@?&#%""#.contains(&b);
+        !part.is_empty() && part.bytes().all(good)
+    };
+    let parts = text.split_once('@');
+    let sound = parts.is_some_and(|(name, at)| plain(name) && plain(at) && at.contains('.'));
+    if !sound || text.len() > 254 {
+        return Err("allowed: an address like ops@example.org, or off".to_owned());
+    }
+    Ok(Email(Some(text.to_owned())))
+}
+
+fn directory(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text).ok();
+    let url = url.filter(|url| url.scheme() == "https" && url.username().is_empty());
+    match url.filter(|url| url.password().is_none()) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("allowed: https://host/path, without a user in it".to_owned()),
     }
 }
 

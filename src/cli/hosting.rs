@@ -12,7 +12,7 @@ use super::Context;
 use super::args::HostArgs;
 use super::etcd::etcd;
 use super::failure::{Failure, Outcome};
-use crate::config::{Config, FrontDoor, Listen};
+use crate::config::{Acme, Config, FrontDoor, Listen};
 use crate::host::identity::Identity;
 use crate::model::host::Declared;
 use crate::model::names::HostName;
@@ -73,6 +73,11 @@ pub(crate) fn config(args: &HostArgs, api: &str) -> Result<Config, Failure> {
             https: args.front.https.unwrap_or(Listen::Usual(443)),
             certificates: args.front.certificates.clone(),
             hsts_s: args.front.hsts,
+            acme: args.front.acme.0.clone().map(|email| Acme {
+                email,
+                directory: args.front.acme_directory.clone(),
+                ca: args.front.acme_ca.clone(),
+            }),
             trusted: args.front.trust_proxy.clone(),
             access_log: args.front.access_log,
         },

@@ -17,13 +17,17 @@ pub(crate) async fn routes(context: &Context) -> Outcome {
             ("COPIES", |row| row.copies.to_string()),
             ("NOTE", note),
         ],
-        wide: &[("SINCE", |row| match row.since.is_empty() {
-            true => "-".to_owned(),
-            false => row.since.clone(),
-        })],
+        wide: &[
+            ("SINCE", |row| or_nothing(&row.since)),
+            ("CERTIFICATE", |row| or_nothing(&row.certificate)),
+        ],
         name: |row| row.domain.clone(),
     };
     list(context, "/v1/routes", &columns).await
+}
+
+fn or_nothing(text: &str) -> String {
+    if text.is_empty() { "-" } else { text }.to_owned()
 }
 
 fn note(row: &RouteRow) -> String {
@@ -63,6 +67,9 @@ fn text(report: &RouteReport, colour: bool) -> String {
         port.unwrap_or_default(),
         clean(&report.because)
     );
+    if !row.certificate.is_empty() {
+        text += &format!("  certificate: {}\n", clean(&row.certificate));
+    }
     for denied in &row.denied {
         text += &format!("  not given to {denied}, which names it too\n");
     }

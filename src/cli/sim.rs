@@ -14,6 +14,7 @@ use super::failure::{Failure, Outcome};
 use super::output::{clean, out};
 use super::plan;
 use crate::foretell;
+use crate::model::certificate::DoorRecord;
 use crate::model::dump::Dump;
 use crate::model::host::{Capacity, EngineState, HostRecord, Member, READS, Readiness};
 use crate::model::names::HostName;
@@ -214,6 +215,7 @@ fn add(world: &mut World, text: &str) -> Result<(), Failure> {
         started_ms: world.now_ms,
         fetched: Vec::new(),
         draining: Vec::new(),
+        door: DoorRecord::default(),
         sites: Vec::new(),
         volumes: Some(Vec::new()),
     };

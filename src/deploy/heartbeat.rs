@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine_state::{Known, Looks};
 use crate::clock;
 use crate::docker::SharedEngine;
+use crate::model::certificate::DoorRecord;
 use crate::model::host::{Capacity, Declared, Fetched, HostRecord, Member, READS, SiteHere};
 use crate::model::job::JobId;
 use crate::model::names::HostName;
@@ -44,6 +45,8 @@ pub struct Heartbeat {
     pub fetched: watch::Receiver<Vec<Fetched>>,
     /// Copies that still have requests though no route leads to them, as the router knows it.
     pub draining: watch::Receiver<Vec<JobId>>,
+    /// The front door.
+    pub door: watch::Receiver<DoorRecord>,
     /// Sites unpacked here, as the worker knows it.
     pub sites: watch::Receiver<Vec<SiteHere>>,
 }
@@ -108,6 +111,7 @@ impl Heartbeat {
                 () = changed(engine) => {}
                 () = changed(&mut self.fetched) => {}
                 () = changed(&mut self.draining) => {}
+                () = changed(&mut self.door) => {}
                 () = changed(&mut self.sites) => {}
             }
         }
@@ -124,6 +128,7 @@ impl Heartbeat {
             started_ms: self.started_ms,
             fetched: self.fetched.borrow_and_update().clone(),
             draining: self.draining.borrow_and_update().clone(),
+            door: self.door.borrow_and_update().clone(),
             sites: self.sites.borrow_and_update().clone(),
             volumes: known.volumes,
         }

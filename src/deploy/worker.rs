@@ -24,6 +24,7 @@ use super::source::SharedSource;
 use super::view::View;
 use crate::clock;
 use crate::docker::SharedEngine;
+use crate::model::certificate::DoorRecord;
 use crate::model::host::{Declared, LEASE_TTL};
 use crate::model::job::JobId;
 use crate::model::names::HostName;
@@ -68,6 +69,8 @@ pub struct Worker {
     pub listen: Listen,
     /// Copies that still have requests though no route leads to them, as the router knows it.
     pub draining: watch::Receiver<Vec<JobId>>,
+    /// The front door, as it says itself.
+    pub door: watch::Receiver<DoorRecord>,
     /// Where people watch.
     pub progress: ProgressSink,
     /// Where keep-alives run, so that nothing here can starve them.
@@ -107,6 +110,7 @@ pub async fn run(worker: Worker, shutdown: CancellationToken) {
         started_ms: clock::now_ms(),
         fetched,
         draining: worker.draining.clone(),
+        door: worker.door.clone(),
         sites: unpacked,
     };
     tokio::join!(

@@ -14,9 +14,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{FrontDoor, Listen};
+use crate::model::certificate::DoorRecord;
 use crate::model::job::JobId;
 use crate::model::site;
+use crate::router::certificates;
 use crate::router::front::{self, Certificates, Front, Settings, Speaks};
+use crate::store::tables::Tables;
 
 /// Most threads of the router: each has connections of its own to every copy.
 const THREADS_MAX: usize = 8;
@@ -40,8 +43,13 @@ const BACKLOG: i32 = 4_096;
 pub(super) struct Door {
     /// Told of every change; none where the router is off.
     pub(super) front: Option<Front>,
-    certificates: Arc<Certificates>,
+    /// What it shows clients that come over https.
+    pub(super) certificates: Arc<Certificates>,
     folder: PathBuf,
+    /// Whether a CA is asked for what the folder does not have.
+    acme: bool,
+    /// What others are told of it.
+    said: watch::Sender<DoorRecord>,
     wings: Vec<Wing>,
 }
 
@@ -58,7 +66,7 @@ enum Place {
 
 impl Door {
     /// Binds where the operator said. `draining` is told which copies still have requests though no route
-    /// leads to them.
+    /// leads to them, `said` where the door is open.
     ///
     /// # Errors
     /// When that cannot be had.
@@ -66,6 +74,7 @@ impl Door {
         config: &FrontDoor,
         data_dir: &Path,
         draining: watch::Sender<Vec<JobId>>,
+        said: watch::Sender<DoorRecord>,
     ) -> anyhow::Result<Self> {
         let asked = [
             (Speaks::Http, config.http, "--http"),
@@ -100,6 +109,8 @@ impl Door {
             front: (!wings.is_empty()).then(|| Front::new(settings, draining)),
             certificates,
             folder: config.certificates.clone(),
+            acme: config.acme.is_some(),
+            said,
             wings,
         })
     }
@@ -108,27 +119,39 @@ impl Door {
     ///
     /// # Errors
     /// When the router's threads cannot be started, or end by themselves.
-    pub(super) async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub(super) async fn serve(
+        self,
+        tables: Tables,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let secure = self.wings.iter().any(|wing| wing.speaks == Speaks::Https);
+        let certificates = self.certificates;
+        if secure || self.acme {
+            let follow =
+                Arc::clone(&certificates).follow(self.folder, CERTIFICATES_EVERY, shutdown.clone());
+            tokio::spawn(follow);
+        }
         let Some(front) = self.front else {
             shutdown.cancelled().await;
             return Ok(());
         };
-        let secure = self.wings.iter().any(|wing| wing.speaks == Speaks::Https);
-        if secure {
-            let follow =
-                self.certificates
-                    .follow(self.folder, CERTIFICATES_EVERY, shutdown.clone());
-            tokio::spawn(follow);
-        }
+        let said = self.said;
+        let given = certificates::follow(tables, certificates, said.clone(), shutdown.clone());
+        tokio::spawn(given);
         let wings = self.wings.into_iter();
-        let wings = wings.map(|wing| wing.serve(front.clone(), shutdown.clone()));
+        let wings = wings.map(|wing| wing.serve(front.clone(), said.clone(), shutdown.clone()));
         futures_util::future::try_join_all(wings).await?;
         Ok(())
     }
 }
 
 impl Wing {
-    async fn serve(self, front: Front, shutdown: CancellationToken) -> anyhow::Result<()> {
+    async fn serve(
+        self,
+        front: Front,
+        said: watch::Sender<DoorRecord>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
         let listener = match self.place {
             Place::Bound(bound) => bound,
             Place::Usual(port) => {
@@ -142,6 +165,10 @@ impl Wing {
         if let Ok(address) = listener.local_addr() {
             tracing::info!(%address, "the router listens");
         }
+        said.send_modify(|door| match self.speaks {
+            Speaks::Http => door.http = true,
+            Speaks::Https => door.https = true,
+        });
         front::run(front, listener, self.speaks, shutdown).await
     }
 }

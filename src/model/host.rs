@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::certificate::DoorRecord;
 use super::job::JobId;
 use super::names::HostName;
 use super::spec::ImageRef;
@@ -137,6 +138,9 @@ pub struct HostRecord {
     /// stopped before those have ended, or the drain limit is over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<JobId>,
+    /// Its front door, and which challenges of a CA are answered there.
+    #[serde(default, skip_serializing_if = "DoorRecord::is_closed")]
+    pub door: DoorRecord,
     /// The sites it was told to have, and what became of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<SiteHere>,

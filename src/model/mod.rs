@@ -5,6 +5,7 @@
 
 pub mod again;
 mod before;
+pub mod certificate;
 pub mod dump;
 pub mod endpoint;
 pub mod env;

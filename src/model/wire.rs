@@ -69,6 +69,9 @@ pub struct RouteRow {
     /// Nodes that name it too and do not have it, as `stack/node`.
     #[serde(default)]
     pub denied: Vec<String>,
+    /// How its certificate by ACME stands, in words; empty where none is known of.
+    #[serde(default)]
+    pub certificate: String,
 }
 
 /// Where a URL leads and why: the answer of `/v1/route`.

@@ -118,12 +118,11 @@ pub async fn run(ambassador: Ambassador, shutdown: CancellationToken) -> anyhow:
     let bell = Bell::new();
     let keys = tables.keys();
     let watched = [
-        Family::Release,
-        Family::Ports,
-        Family::Registry,
-        Family::Secret,
+        keys.family(Family::Release),
+        keys.family(Family::Ports),
+        keys.family(Family::Registry),
+        keys.family_of(Family::Secret, "registry"),
     ];
-    let watched = watched.map(|family| keys.family(family));
     let (ringing, rung, until) = (tables.clone(), bell.clone(), shutdown.clone());
     tasks.spawn(async move { ringing.ring(&rung, &watched, &until).await });
 

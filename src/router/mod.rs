@@ -3,6 +3,7 @@
 //! nothing, decides by the one resolver of `model`.
 
 pub mod ambassador;
+pub mod certificates;
 mod datagrams;
 mod flows;
 pub mod forward;

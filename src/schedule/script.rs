@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Deserialize;
 
+use crate::model::certificate::DoorRecord;
 use crate::model::host::{
     Capacity, EngineState, Fetch, Fetched, HostRecord, Member, READS, Readiness,
 };
@@ -208,6 +209,7 @@ fn add_host(world: &mut World, name: &HostName, host: HostText) -> Result<(), St
         started_ms: 0,
         fetched: Vec::new(),
         draining: Vec::new(),
+        door: DoorRecord::default(),
         sites: Vec::new(),
         volumes: Some(volumes),
     };

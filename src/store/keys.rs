@@ -69,6 +69,14 @@ pub enum Key {
     WholeCopies,
     /// `/secret/registry/hosts`
     RegistryCredential,
+    /// `/certificate/<domain>`
+    CertificateNote(String),
+    /// `/secret/certificate/<domain>`
+    Certificate(String),
+    /// `/secret/challenge/<token>`
+    Challenge(String),
+    /// `/secret/acme/account`
+    AcmeAccount,
 }
 
 /// A kind of keys, as a whole.
@@ -112,6 +120,8 @@ pub enum Family {
     Trash,
     /// What is known of the registry's copies.
     Registry,
+    /// What is known of certificates that a CA gives.
+    Certificate,
     /// What nobody may read but hosts.
     Secret,
 }
@@ -138,6 +148,7 @@ impl Family {
             Self::Event => "event",
             Self::Trash => "trash",
             Self::Registry => "registry",
+            Self::Certificate => "certificate",
             Self::Secret => "secret",
         }
     }
@@ -201,6 +212,10 @@ impl Keys {
             Key::Trash(stack, tag) => format!("{p}/trash/{stack}/{tag}"),
             Key::WholeCopies => format!("{p}/registry/whole"),
             Key::RegistryCredential => format!("{p}/secret/registry/hosts"),
+            Key::CertificateNote(domain) => format!("{p}/certificate/{domain}"),
+            Key::Certificate(domain) => format!("{p}/secret/certificate/{domain}"),
+            Key::Challenge(token) => format!("{p}/secret/challenge/{token}"),
+            Key::AcmeAccount => format!("{p}/secret/acme/account"),
         }
     }
 
@@ -311,6 +326,10 @@ fn parse_segments(segments: &[&str]) -> Parsed<Option<Key>> {
         ["trash", stack, tag] => Key::Trash(stack.parse()?, tag.parse()?),
         ["registry", "whole"] => Key::WholeCopies,
         ["secret", "registry", "hosts"] => Key::RegistryCredential,
+        ["certificate", domain] => Key::CertificateNote(text(domain)?),
+        ["secret", "certificate", domain] => Key::Certificate(text(domain)?),
+        ["secret", "challenge", token] => Key::Challenge(text(token)?),
+        ["secret", "acme", "account"] => Key::AcmeAccount,
         _ => return Ok(None),
     }))
 }

@@ -95,6 +95,16 @@ fn every() -> Vec<(Key, &'static str)> {
         (Key::Event(stack, "r-1".into()), "/event/ragnar/r-1"),
         (Key::WholeCopies, "/registry/whole"),
         (Key::RegistryCredential, "/secret/registry/hosts"),
+        (Key::AcmeAccount, "/secret/acme/account"),
+        (
+            Key::CertificateNote("shop.test".into()),
+            "/certificate/shop.test",
+        ),
+        (
+            Key::Certificate("shop.test".into()),
+            "/secret/certificate/shop.test",
+        ),
+        (Key::Challenge("a-b_c".into()), "/secret/challenge/a-b_c"),
     ]
 }
 

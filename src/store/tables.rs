@@ -5,6 +5,7 @@
 //! Promise 5 lives here: every read asks for `/cluster` too and counts only if it carries our id and
 //! a revision not below the last one seen. An absence in any other answer means nothing.
 
+mod certificates;
 mod host;
 mod leader;
 mod people;
@@ -27,6 +28,7 @@ use super::pulse::Pulse;
 use super::{Committed, Compare, KeyValue, Op, Selector, SharedStore, Snapshot, Txn};
 use crate::model::world::World;
 
+pub use self::certificates::Served;
 pub use self::host::{Report, Reported};
 pub use self::leader::event_number;
 pub use self::people::{HISTORY_RUNS, ImageOnRecord, Request, Sources};

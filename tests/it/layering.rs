@@ -38,6 +38,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "acme",
+        &["model", "store", "clock", "wake", "config", "failpoint"],
+    ),
+    (
         "schedule",
         &[
             "model",
@@ -85,6 +89,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "leader",
         &[
             "foretell",
+            "acme",
             "model",
             "store",
             "docker",
@@ -225,6 +230,7 @@ fn each_edge_has_one_home() {
         ("git2::", "sync/"),
         ("bollard::", "docker/bollard"),
         ("redb::", "store/local"),
+        ("instant_acme::", "acme/"),
         ("etcd_client::", "store/etcd"),
         ("tonic::", "store/etcd"),
         ("std::process::Command", "sync/"),

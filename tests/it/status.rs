@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use viking::api::status::status;
 use viking::cli::show;
+use viking::model::certificate::DoorRecord;
 use viking::model::host::{EngineState, HostRecord, Member, READS, SiteHere};
 use viking::model::job::{
     Assignment, CounterRecord, Drift, Fault, Instance, JobKey, JobState, StateRecord,
@@ -189,6 +190,7 @@ impl Scene {
             started_ms: NOW,
             fetched: Vec::new(),
             draining: Vec::new(),
+            door: DoorRecord::default(),
             sites: Vec::new(),
             volumes: None,
         };

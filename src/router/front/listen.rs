@@ -15,14 +15,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Front;
 use super::heads::Client;
 use super::proxy::Worker;
-use super::tls;
+use super::tls::Tls;
 use crate::router::forward::keep_asking;
 
 /// What a client begins with that knows the server to speak HTTP/2 (RFC 9113, 3.4).
@@ -80,7 +79,7 @@ pub async fn run(
         .context("preparing a listener of the router")?;
     let tls = match speaks {
         Speaks::Http => None,
-        Speaks::Https => Some(tls::config(Arc::clone(&front.0.certificates))?),
+        Speaks::Https => Some(Tls::new(&front.0.certificates)?),
     };
     let count = front.0.threads;
     let port = listener.local_addr().map_or(0, |address| address.port());
@@ -88,8 +87,7 @@ pub async fn run(
     for n in 0..count {
         let listener = listener.try_clone();
         let listener = listener.context("sharing a listener between threads")?;
-        let tls = tls.clone().map(TlsAcceptor::from);
-        let door = Door::new(front.clone(), n, port, tls);
+        let door = Door::new(front.clone(), n, port, tls.clone());
         threads.push(start(door, listener, shutdown.clone())?);
     }
     // Else clients would be taken in, when the threads are gone, by nobody.
@@ -175,14 +173,14 @@ async fn serve(door: Door, listener: StdListener, shutdown: CancellationToken) {
 struct Door {
     front: Front,
     worker: Worker,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     port: u16,
 }
 
 impl Door {
-    fn new(front: Front, thread: usize, port: u16, tls: Option<TlsAcceptor>) -> Self {
+    fn new(front: Front, thread: usize, port: u16, tls: Option<Tls>) -> Self {
         let head_max = front.0.head_max;
         let mut http1 = http1::Builder::new();
         http1
@@ -272,17 +270,18 @@ impl Talk {
     async fn over_tls(
         self,
         stream: TcpStream,
-        tls: &TlsAcceptor,
+        tls: &Tls,
         head_max: Duration,
     ) -> Result<(), hyper::Error> {
         let hands = tokio::time::timeout(head_max, tls.accept(stream));
         match self.shutdown.run_until_cancelled(hands).await {
-            Some(Ok(Ok(stream))) => {
+            Some(Ok(Ok(Some(stream)))) => {
                 let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 self.over(stream, two).await
             }
-            // No certificate for that name, or a client that knows no good version.
-            None | Some(Err(_) | Ok(Err(_))) => Ok(()),
+            // Nothing but a proof was wanted; or there is no certificate for that name, or the client knows
+            // no good version.
+            None | Some(Err(_) | Ok(Err(_) | Ok(None))) => Ok(()),
         }
     }
 

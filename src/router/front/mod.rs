@@ -7,6 +7,7 @@
 
 mod access;
 mod body;
+mod challenge;
 mod heads;
 mod kept;
 mod listen;

@@ -48,6 +48,17 @@ pub(super) fn saying(status: StatusCode, what: &str, id: &HeaderValue) -> Respon
     response
 }
 
+/// What a CA that asks for a proof is answered.
+pub(super) fn proof(answer: String, id: &HeaderValue) -> Response<Out> {
+    let mut response = Response::new(Out::page(Bytes::from(answer)));
+    let headers = response.headers_mut();
+    let bytes = HeaderValue::from_static("application/octet-stream");
+    headers.insert(header::CONTENT_TYPE, bytes);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REQUEST_ID, id.clone());
+    response
+}
+
 /// Sends a client to the same page over https. The port is the usual one: who serves https elsewhere
 /// has something in front that knows.
 pub(super) fn to_https(host: &str, uri: &Uri, id: &HeaderValue) -> Option<Response<Out>> {

@@ -157,6 +157,9 @@ impl Worker {
             Bad::Host => StatusCode::BAD_REQUEST,
             Bad::Method => StatusCode::METHOD_NOT_ALLOWED,
         })?;
+        if let Some(answer) = self.shared.certificates.challenges.answer(&host, &parts) {
+            return Ok(pages::proof(answer, id));
+        }
         let live = self.shared.find(&host);
         if let Some(entry) = &mut told.entry {
             entry.host.clone_from(&host);

@@ -1,5 +1,6 @@
-//! Certificates: read from a folder of the operator's, looked at again and again, and given by the name a
-//! client asks for. A file that cannot be used is told once, and what was read of it before stays.
+//! Certificates: read from a folder of the operator's, looked at again and again, or given by a CA, and
+//! chosen by the name a client asks for. A file that cannot be used is told once, and what was read of it
+//! before stays. A client that asks for the proof of a domain gets that and nothing else.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,16 @@ use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::challenge::{self, Challenges};
+use crate::model::certificate::CertificateRecord;
 use crate::model::route::{Domains, host_of};
 
 /// Most certificates, and the largest file that is read.
@@ -28,13 +35,52 @@ const KEY: &str = "key";
 
 /// The certificates that are served now.
 #[derive(Debug, Default)]
-pub struct Certificates(ArcSwap<Domains<Arc<CertifiedKey>>>);
+pub struct Certificates {
+    /// The operator's: they go first.
+    folder: ArcSwap<Domains<Arc<CertifiedKey>>>,
+    /// Those of a CA, by domain.
+    given: ArcSwap<BTreeMap<String, Arc<CertifiedKey>>>,
+    /// What the CA is answered.
+    pub challenges: Arc<Challenges>,
+}
 
 impl Certificates {
     /// Whether one covers a host name, as [`host_of`] gives it.
     #[must_use]
     pub fn covers(&self, host: &str) -> bool {
-        find(&self.0.load(), host).is_some()
+        self.find(host).is_some()
+    }
+
+    /// Whether one of the operator's does.
+    #[must_use]
+    pub fn folder_covers(&self, host: &str) -> bool {
+        find(&self.folder.load(), host).is_some()
+    }
+
+    fn find(&self, host: &str) -> Option<Arc<CertifiedKey>> {
+        let own = find(&self.folder.load(), host).cloned();
+        own.or_else(|| self.given.load().get(host).cloned())
+    }
+
+    /// Serves what a CA gave: of the domains that are `there`, those in `new` are taken, others stay as
+    /// they were. One that cannot be used is told, and what was before stays.
+    pub fn give(&self, there: &BTreeMap<String, i64>, new: &BTreeMap<String, CertificateRecord>) {
+        let before = self.given.load();
+        if new.is_empty() && before.keys().all(|domain| there.contains_key(domain)) {
+            return;
+        }
+        let mut given = BTreeMap::clone(&before);
+        given.retain(|domain, _| there.contains_key(domain));
+        for (domain, record) in new.iter().take(CERTIFICATES_MAX) {
+            match certified(record.chain.as_bytes(), record.key.expose().as_bytes()) {
+                Ok((names, key)) if names.contains(domain) => {
+                    given.insert(domain.clone(), key);
+                }
+                Ok(_) => tracing::warn!(domain, "not served: the certificate is for another name"),
+                Err(error) => tracing::warn!(domain, "not served: {error:#}"),
+            }
+        }
+        self.given.store(Arc::new(given));
     }
 
     /// Reads the folder each so often until shutdown. One that is not there has no certificates.
@@ -55,7 +101,7 @@ impl Certificates {
             };
             shelf = read;
             if changed {
-                self.0.store(Arc::new(shelf.domains()));
+                self.folder.store(Arc::new(shelf.domains()));
             }
             let wait = shutdown.run_until_cancelled(tokio::time::sleep(every));
             if wait.await.is_none() {
@@ -77,22 +123,66 @@ fn find<'a>(domains: &'a Domains<Arc<CertifiedKey>>, host: &str) -> Option<&'a A
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let host = host_of(hello.server_name()?)?;
-        find(&self.0.load(), &host).cloned()
+        self.find(&host)
     }
 }
 
-/// How the router speaks TLS: 1.2 and 1.3, HTTP/2 where the client can.
-///
-/// # Errors
-/// When the library knows none of these versions.
-pub(super) fn config(certificates: Arc<Certificates>) -> anyhow::Result<Arc<ServerConfig>> {
+/// How the router speaks TLS.
+#[derive(Clone)]
+pub(super) struct Tls {
+    /// To clients.
+    usual: Arc<ServerConfig>,
+    /// To a CA that wants a proof.
+    proof: Arc<ServerConfig>,
+}
+
+impl Tls {
+    /// 1.2 and 1.3, HTTP/2 where the client can.
+    ///
+    /// # Errors
+    /// When the library knows none of these versions.
+    pub(super) fn new(certificates: &Arc<Certificates>) -> anyhow::Result<Self> {
+        let challenges: Arc<Challenges> = Arc::clone(&certificates.challenges);
+        Ok(Self {
+            usual: config(
+                Arc::<Certificates>::clone(certificates),
+                &[b"h2", b"http/1.1"],
+            )?,
+            proof: config(challenges, &[challenge::PROTOCOL])?,
+        })
+    }
+
+    /// Shakes hands. `None` for who wanted nothing but a proof, and had it.
+    ///
+    /// # Errors
+    /// When there is no certificate for the name, or the client knows no good version.
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> std::io::Result<Option<TlsStream<TcpStream>>> {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let proof = challenge::asks_for_proof(&start.client_hello());
+        let config = if proof { &self.proof } else { &self.usual };
+        let mut stream = start.into_stream(Arc::clone(config)).await?;
+        if proof {
+            stream.shutdown().await?;
+            return Ok(None);
+        }
+        Ok(Some(stream))
+    }
+}
+
+fn config(
+    certificates: Arc<dyn ResolvesServerCert>,
+    protocols: &[&[u8]],
+) -> anyhow::Result<Arc<ServerConfig>> {
     let provider = Arc::new(ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .context("choosing versions of TLS")?
         .with_no_client_auth()
         .with_cert_resolver(certificates);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }
 
@@ -206,7 +296,13 @@ fn load(chain: &Path, key: &Path) -> anyhow::Result<(Vec<String>, Arc<CertifiedK
         }
         std::fs::read(path).with_context(|| reading(path))
     };
-    let certificates = CertificateDer::pem_slice_iter(&read(chain)?)
+    certified(&read(chain)?, &read(key)?)
+        .with_context(|| format!("with its key in {}", key.display()))
+}
+
+/// A chain and its key, both in PEM, and the names they are for.
+fn certified(chain: &[u8], key: &[u8]) -> anyhow::Result<(Vec<String>, Arc<CertifiedKey>)> {
+    let certificates = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<Vec<_>, _>>()
         .context("the certificate is not in PEM")?;
     let first = certificates.first().context("no certificate in it")?;
@@ -218,10 +314,11 @@ fn load(chain: &Path, key: &Path) -> anyhow::Result<(Vec<String>, Arc<CertifiedK
     if names.is_empty() {
         bail!("the certificate is for no DNS name");
     }
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .with_context(|| format!("no private key in PEM in {}", key.display()))?;
+    // Not the reader's own words, which may repeat what it found.
+    let private = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|_| anyhow::anyhow!("the private key is not in PEM"))?;
     let private = ring::sign::any_supported_type(&private)
-        .with_context(|| format!("the key in {} is of no kind that is known", key.display()))?;
+        .map_err(|_| anyhow::anyhow!("the private key is of no kind that is known"))?;
     let certified = CertifiedKey::new(certificates, private);
     certified
         .keys_match()

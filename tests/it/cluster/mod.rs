@@ -242,6 +242,7 @@ impl Cluster {
             sites: Arc::new(FakeSource::new(&self.registry)),
             listen,
             draining: tokio::sync::watch::channel(Vec::new()).1,
+            door: tokio::sync::watch::channel(viking::model::certificate::DoorRecord::default()).1,
             progress,
             keep_alives: self.keep_alives.handle.clone(),
         };

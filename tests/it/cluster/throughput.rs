@@ -10,6 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use viking::clock::now_ms;
+use viking::model::certificate::DoorRecord;
 use viking::model::host::{Capacity, EngineState, HostRecord, Member, READS, Readiness};
 use viking::model::release::{Phase, Pointer};
 use viking::schedule::dispatch;
@@ -167,6 +168,7 @@ async fn announce_all(tables: &Tables, keeper: &LeaseKeeper) {
             started_ms: now_ms(),
             fetched: Vec::new(),
             draining: Vec::new(),
+            door: DoorRecord::default(),
             sites: Vec::new(),
             volumes: None,
         };

@@ -167,6 +167,7 @@ impl Rig {
             sites: Arc::new(FakeSource::new(&FakeRegistry::default())),
             listen: self.listen.clone(),
             draining: tokio::sync::watch::channel(Vec::new()).1,
+            door: tokio::sync::watch::channel(viking::model::certificate::DoorRecord::default()).1,
             progress,
             keep_alives: tokio::runtime::Handle::current(),
         };

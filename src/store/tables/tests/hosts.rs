@@ -1,6 +1,7 @@
 //! What hosts write: under their lease, for their instance.
 
 use super::*;
+use crate::model::certificate::DoorRecord;
 
 #[tokio::test(start_paused = true)]
 async fn a_report_counts_only_for_its_instance() {
@@ -150,6 +151,7 @@ async fn a_world_is_the_same_until_something_changes_or_a_lease_ends() {
         started_ms: 0,
         fetched: Vec::new(),
         draining: Vec::new(),
+        door: DoorRecord::default(),
         sites: Vec::new(),
         volumes: None,
     };
@@ -179,6 +181,7 @@ async fn a_host_is_alive_as_long_as_its_lease() {
         started_ms: 0,
         fetched: Vec::new(),
         draining: Vec::new(),
+        door: DoorRecord::default(),
         sites: Vec::new(),
         volumes: None,
     };
