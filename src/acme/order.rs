@@ -210,11 +210,12 @@ async fn pose(posing: &Posing<'_>, token: &str, answer: SecretValue) -> anyhow::
             ear.heard().await;
         }
     };
-    match tokio::time::timeout(DOORS_MAX, answered).await {
-        Ok(answered) => answered,
+    let Ok(answered) = tokio::time::timeout(DOORS_MAX, answered).await else {
         // The CA may well come to one of the others.
-        Err(_) => Ok(tracing::debug!(posing.domain, "not every door answers yet")),
-    }
+        tracing::debug!(posing.domain, "not every door answers yet");
+        return Ok(());
+    };
+    answered
 }
 
 /// Hosts whose doors such a challenge can come to and that do not answer it yet.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::Shared;
 use super::error::{Answer, ApiError};
 use crate::clock::now_ms;
-use crate::model::certificate::{CertificateNote, WILDCARD};
+use crate::model::certificate::{CertificateNote, SHUT, WILDCARD};
 use crate::model::endpoint::Copy;
 use crate::model::job::{Assignment, JobState};
 use crate::model::names::Tag;
@@ -65,14 +65,21 @@ struct Certificates {
     notes: BTreeMap<String, CertificateNote>,
     /// Whether they are asked for at all, as far as this host knows.
     asked: bool,
+    /// Whether a CA could come to any host.
+    open: bool,
     now_ms: u64,
 }
 
 async fn certificates(shared: &Shared) -> Answer<Certificates> {
     let state = &shared.state;
+    let world = state.world().await?;
     Ok(Certificates {
         notes: state.tables.certificate_notes().await?,
         asked: state.config.front.acme.is_some(),
+        open: world
+            .hosts
+            .values()
+            .any(|host| host.door.http || host.door.https),
         now_ms: now_ms(),
     })
 }
@@ -82,6 +89,7 @@ impl Certificates {
         match self.notes.get(domain) {
             Some(note) => note.words(self.now_ms),
             None if self.asked && domain.starts_with("*.") => WILDCARD.to_owned(),
+            None if self.asked && !self.open => format!("none: {SHUT}"),
             None => String::new(),
         }
     }

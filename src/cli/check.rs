@@ -14,8 +14,8 @@ use super::failure::{FAILED, Failure, Outcome};
 use super::layers::{Effective, Layers};
 use super::output::{Columns, Printer};
 use super::{Context, hosting};
-use crate::config::Config;
 use crate::config::file::ConfigFile;
+use crate::config::{Config, Listen};
 use crate::model::wire;
 
 /// Mode bits that let others than owner and group in.
@@ -45,6 +45,7 @@ pub(crate) fn check(context: &Context, args: &HostArgs) -> Outcome {
         })?;
     data_dir(layers, &config.data_dir)?;
     etcd(layers)?;
+    acme(layers)?;
     let warnings = warnings(layers, &config);
     let settings: Vec<Effective> = layers
         .settings
@@ -171,6 +172,14 @@ fn etcd(layers: &Layers) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The file that a CA is trusted by.
+fn acme(layers: &Layers) -> Result<(), Failure> {
+    let files = layers.of("acme_ca").into_iter();
+    let mut files =
+        files.flat_map(|setting| setting.values.iter().map(move |file| (setting, file)));
+    files.try_for_each(|(setting, file)| referenced(setting, Path::new(file), 0))
+}
+
 fn endpoint(setting: &Effective, text: &str, insecure: bool) -> Result<(), Failure> {
     let allowed = "allowed: https://host:port, and http://127.0.0.1:port";
     let url = Url::parse(text).ok();
@@ -257,6 +266,9 @@ fn warnings(layers: &Layers, config: &Config) -> Vec<String> {
     }
     if values("etcd.insecure").iter().any(|value| value == "true") {
         found.push("etcd.insecure: whoever is on the network to etcd rules the cluster".to_owned());
+    }
+    if config.front.acme.is_some() && config.front.https == Listen::Off {
+        found.push("acme: https is off, so this host serves none of the certificates".to_owned());
     }
     if config.docker.starts_with("tcp://") || config.docker.starts_with("http://") {
         found.push(format!(

@@ -103,6 +103,15 @@ fn halves_of_a_pair_are_refused() {
 }
 
 #[test]
+fn the_authority_of_a_ca_must_be_there() {
+    let (_dir, path) = file(0o644);
+    acme(&layers(&[("acme_ca", &[&path])])).unwrap();
+    acme(&layers(&[])).unwrap();
+    let failure = acme(&layers(&[("acme_ca", &["/nonexistent/ca.pem"])])).unwrap_err();
+    assert!(failure.error.contains("No such file"), "{}", failure.error);
+}
+
+#[test]
 fn what_is_risky_is_warned_of_and_nothing_else() {
     let safe = Config::default();
     assert_eq!(warnings(&layers(&[]), &safe), Vec::<String>::new());

@@ -68,6 +68,9 @@ impl CertificateNote {
 pub const WILDCARD: &str = "none: a certificate for *. needs a challenge by DNS, which viking does not do; put one in \
      the folder of certificates";
 
+/// What is said when a CA could not come to any host.
+pub const SHUT: &str = "no host's router listens for the CA to come to; see --http and --https";
+
 /// Value of `/secret/certificate/<domain>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateRecord {

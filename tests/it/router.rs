@@ -5,10 +5,12 @@
     reason = "helpers of tests: what fails there fails the test"
 )]
 
+mod acme;
 mod app;
 mod changes;
 mod hostile;
 mod passing;
+mod proof;
 mod site;
 mod tls;
 

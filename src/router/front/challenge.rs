@@ -82,10 +82,6 @@ impl ResolvesServerCert for Challenges {
         let host = host_of(hello.server_name()?)?;
         self.0.load().certificates.get(&host).cloned()
     }
-
-    fn only_raw_public_keys(&self) -> bool {
-        false
-    }
 }
 
 /// Whether a client asks for a proof and for nothing else.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -38,6 +39,8 @@ const KEY: &str = "key";
 pub struct Certificates {
     /// The operator's: they go first.
     folder: ArcSwap<Domains<Arc<CertifiedKey>>>,
+    /// Whether the folder was looked at yet.
+    looked: AtomicBool,
     /// Those of a CA, by domain.
     given: ArcSwap<BTreeMap<String, Arc<CertifiedKey>>>,
     /// What the CA is answered.
@@ -51,10 +54,11 @@ impl Certificates {
         self.find(host).is_some()
     }
 
-    /// Whether one of the operator's does.
+    /// Whether one of the operator's does; `None` as long as nobody has looked.
     #[must_use]
-    pub fn folder_covers(&self, host: &str) -> bool {
-        find(&self.folder.load(), host).is_some()
+    pub fn folder_covers(&self, host: &str) -> Option<bool> {
+        let looked = self.looked.load(Ordering::Acquire);
+        looked.then(|| find(&self.folder.load(), host).is_some())
     }
 
     fn find(&self, host: &str) -> Option<Arc<CertifiedKey>> {
@@ -103,6 +107,7 @@ impl Certificates {
             if changed {
                 self.folder.store(Arc::new(shelf.domains()));
             }
+            self.looked.store(true, Ordering::Release);
             let wait = shutdown.run_until_cancelled(tokio::time::sleep(every));
             if wait.await.is_none() {
                 return;

@@ -101,7 +101,7 @@ impl Followed {
             registry: Arc::new(FakeManifests::new(REGISTRY, &self.cluster.registry)),
             copies: Arc::new(self.copies.clone()),
             config: self.config.clone(),
-            covered: Arc::new(|_| false),
+            covered: Arc::new(|_| Some(false)),
             builds: viking::build::Places::default(),
             progress,
             tables: self.cluster.tables.clone(),
