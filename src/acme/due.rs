@@ -206,7 +206,7 @@ fn clean(text: &str) -> String {
 /// How a domain is proved this time: by HTTP where some door listens for it, else in a handshake. After a
 /// failure it is the other's turn, if it can come through.
 pub(super) fn kind<'a>(
-    doors: impl Iterator<Item = &'a DoorRecord> + Clone,
+    doors: &(impl Iterator<Item = &'a DoorRecord> + Clone),
     failures: u32,
 ) -> Option<ChallengeKind> {
     let open = [ChallengeKind::Http01, ChallengeKind::TlsAlpn01]

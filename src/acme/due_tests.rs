@@ -215,12 +215,12 @@ fn http_goes_first_and_each_failure_is_the_other_ways_turn() {
     };
     let (http, tls) = (Some(ChallengeKind::Http01), Some(ChallengeKind::TlsAlpn01));
     let both = [door(true, false), door(false, true)];
-    let turns: Vec<_> = (0..4).map(|n| kind(both.iter(), n)).collect();
+    let turns: Vec<_> = (0..4).map(|n| kind(&both.iter(), n)).collect();
     assert_eq!(turns, [http, tls, http, tls]);
     for n in 0..3 {
-        assert_eq!(kind([door(false, true)].iter(), n), tls);
-        assert_eq!(kind([door(true, false)].iter(), n), http);
-        assert_eq!(kind([DoorRecord::default()].iter(), n), None);
+        assert_eq!(kind(&[door(false, true)].iter(), n), tls);
+        assert_eq!(kind(&[door(true, false)].iter(), n), http);
+        assert_eq!(kind(&[DoorRecord::default()].iter(), n), None);
     }
 }
 

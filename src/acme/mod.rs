@@ -115,7 +115,7 @@ impl Desk {
             return Ok(Next::After(AGAIN));
         };
         let doors = world.hosts.values().map(|host| &host.door);
-        let open = due::kind(doors.clone(), 0).is_some();
+        let open = due::kind(&doors, 0).is_some();
         self.tell_shut(open || wanted.is_empty());
         let due = due::due(&View {
             wanted: &wanted,
@@ -139,7 +139,7 @@ impl Desk {
         for domain in due.order {
             let before = due.changed.get(&domain).or_else(|| notes.get(&domain));
             let note = due::begins(&before.cloned().unwrap_or_default(), now_ms);
-            let Some(kind) = due::kind(doors.clone(), note.failures) else {
+            let Some(kind) = due::kind(&doors, note.failures) else {
                 continue;
             };
             self.begin(domain, note, kind, ear.clone());
