@@ -10,7 +10,7 @@ source "$ROOT/deploy/lib.sh"
 source "$ROOT/deploy/base-images.sh"
 
 # A rung that hangs is ended, so that its output is seen and not a silence (seconds).
-RUNG_LIMIT=2400
+RUNG_LIMIT=1800
 # Programs that only tests need and that no package of the system has.
 TOOLS=$ROOT/target/tools
 CADDY_VERSION=2.11.7

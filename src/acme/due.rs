@@ -1,7 +1,7 @@
 //! What is due: which certificates are ordered now, which are forgotten, and when a domain that failed
 //! is tried again. Pure; the loop calls it and carries out.
 //!
-//! The figures stay under what Let's Encrypt allows (letsencrypt.org/docs/rate-limits, read in 2025):
+//! The figures stay under what Let's Encrypt allows (letsencrypt.org/docs/rate-limits, as of June 2025):
 //! 300 new orders of an account in three hours, five failed validations of a name in an hour, 50 new
 //! certificates of a registered domain in seven days, renewals of the same name aside.
 
