@@ -198,6 +198,21 @@ impl Rig {
         }
     }
 
+    /// Waits until a host has said of itself what the leader waits for.
+    async fn until_said(&self, host: &str) {
+        let host = HostName::parse(host).unwrap();
+        let said = async {
+            loop {
+                let world = self.tables.world(0).await.unwrap();
+                if world.hosts.contains_key(&host) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, said).await.unwrap();
+    }
+
     /// Waits until nobody is asked to answer anything any more.
     async fn until_tidy(&self) {
         let waits = async {
@@ -417,6 +432,7 @@ fn a_leader_that_goes_in_the_middle_leaves_nothing_behind_and_the_next_begins_ag
             };
             let (keep, mute) = watch::channel(mute);
             let saying = tokio::spawn(say(rig.tables.clone(), "mute", mute));
+            rig.until_said("mute").await;
             let first = rig.lead("a").await;
             let posed = async {
                 while rig.tables.challenges().await.unwrap().is_empty() {
