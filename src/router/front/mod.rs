@@ -219,11 +219,11 @@ impl Front {
         let gone: Vec<_> = gone.map(|(_, backend)| backend).collect();
         let led_to: BTreeSet<_> = table
             .iter()
-            .map(|live: &Arc<Live>| (live.route.stack.clone(), live.route.node.clone()))
+            .map(|live: &Arc<Live>| (&live.route.stack, &live.route.node))
             .collect();
         shared
             .metrics
-            .keep(|stack, node| led_to.contains(&(stack.clone(), node.clone())));
+            .keep(|stack, node| led_to.contains(&(stack, node)));
         shared.table.store(Arc::new(table));
         shared.changed.send_replace(());
         // Last: from now on none of them gets another request.
