@@ -20,7 +20,7 @@ use crate::model::endpoint::ListenRequest;
 use crate::model::job::JobId;
 use crate::model::names::HostName;
 use crate::model::release::LOG_TAIL_LINES;
-use crate::model::spec::{DRAIN_MS_MAX, StopPolicy};
+use crate::model::spec::{DURATION_MS_MAX, StopPolicy};
 use crate::store::tables::Tables;
 
 /// Asks the ambassador for the port of a link's listener.
@@ -32,7 +32,7 @@ const LISTEN_MAX: Duration = Duration::from_secs(5);
 /// away: routers follow within milliseconds, and then say whether they still have requests there.
 const LEAVE: Duration = Duration::from_millis(500);
 /// Routers say so for at most this long; one that was lost meanwhile, until its lease has ended.
-const LEAVE_MAX: Duration = Duration::from_millis(DRAIN_MS_MAX);
+const LEAVE_MAX: Duration = Duration::from_millis(DURATION_MS_MAX);
 /// A log that does not come at once is not worth a slower restart.
 const TAIL_MAX: Duration = Duration::from_secs(1);
 

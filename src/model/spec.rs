@@ -382,8 +382,8 @@ fn drain_default() -> u64 {
     30_000
 }
 
-/// Most that may be asked for, as of all durations in `viking.yml`.
-pub const DRAIN_MS_MAX: u64 = 3_600_000;
+/// Longest time between tries, for a try, to drain, before the kill, milliseconds: more is a typing error.
+pub const DURATION_MS_MAX: u64 = 3_600_000;
 
 impl Default for StopPolicy {
     fn default() -> Self {

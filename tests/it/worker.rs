@@ -15,7 +15,7 @@ use viking::docker::fake::Behaviour;
 use viking::model::host::Fetched;
 use viking::model::job::{Fault, JobState};
 use viking::model::release::Phase;
-use viking::model::spec::{DRAIN_MS_MAX, Expose, HealthCheck, ImageRef, Proto, VolumeMount};
+use viking::model::spec::{DURATION_MS_MAX, Expose, HealthCheck, ImageRef, Proto, VolumeMount};
 
 fn web() -> viking::model::spec::ContainerSpec {
     let mut spec = spec();
@@ -412,11 +412,11 @@ async fn an_unwanted_container_ends_what_routers_asked_it_though_not_for_ever() 
         assert!(rig.ports(&job).await.is_empty());
         match ends {
             true => rig.another_host_asks(&[]).await,
-            false => tokio::time::sleep(Duration::from_millis(DRAIN_MS_MAX)).await,
+            false => tokio::time::sleep(Duration::from_millis(DURATION_MS_MAX)).await,
         }
         rig.until("it is gone", |rig| rig.find(&name).is_none())
             .await;
-        let limit = Duration::from_millis(DRAIN_MS_MAX);
+        let limit = Duration::from_millis(DURATION_MS_MAX);
         assert_eq!(since.elapsed() < limit, ends, "{:?}", since.elapsed());
     }
     rig.stop().await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::env::VarRef;
 use super::super::release::Domain;
-use super::super::spec::{Health, HealthCheck, Resources, StopPolicy};
+use super::super::spec::{DURATION_MS_MAX, Health, HealthCheck, Resources, StopPolicy};
 use super::error::{Error, cut};
 use super::fields::{Field, Fields};
 use super::keys;
@@ -18,8 +18,6 @@ const ENV_MAX: usize = 512;
 const ENV_RESERVED: &str = "VIKING_";
 /// Words of a command.
 pub(super) const WORDS_MAX: usize = 1024;
-/// Longest time between tries, for a try, before the kill: more is a typing error.
-const DURATION_MS_MAX: u64 = 3_600_000;
 /// Shortest time between tries and for a try: less keeps the host busy with checks alone.
 const CHECK_MS_MIN: u64 = 100;
 /// Most failures in a row before a job counts as unhealthy.
