@@ -64,8 +64,7 @@ impl Looks {
     /// Never ends.
     pub(super) async fn run(mut self, known: watch::Sender<Known>) {
         loop {
-            let before = known.borrow().clone();
-            let mut now = before.clone();
+            let mut now = known.borrow().clone();
             let due = self.listed.is_none_or(|at| at.elapsed() >= VOLUMES_EVERY);
             let up = matches!(now.state, EngineState::Up { .. });
             if up

@@ -169,7 +169,7 @@ fn enter(front: &str) -> Result<TcpStream, String> {
     let ask = "GET /socket HTTP/1.1\r\nHost: shop.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut socket = TcpStream::connect(front).map_err(|error| format!("connecting: {error}"))?;
-    let enter = || -> std::io::Result<Vec<u8>> {
+    let mut enter = || -> std::io::Result<Vec<u8>> {
         socket.set_read_timeout(Some(ECHO_MAX))?;
         socket.write_all(ask.as_bytes())?;
         let mut head = Vec::new();
@@ -180,7 +180,6 @@ fn enter(front: &str) -> Result<TcpStream, String> {
         }
         Ok(head)
     };
-    let mut enter = enter;
     let head = enter().map_err(|error| format!("entering: {error}"))?;
     match head.starts_with(b"HTTP/1.1 101 ") {
         true => Ok(socket),

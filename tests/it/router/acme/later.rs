@@ -12,13 +12,7 @@ fn a_certificate_is_renewed_before_it_is_over_and_the_new_one_served() {
     alone(
         "router::acme::later::a_certificate_is_renewed_before_it_is_over_and_the_new_one_served",
         async {
-            let mut rig = Rig::new().await;
-            rig.open("a", "127.0.0.1", &[Speaks::Http, Speaks::Https]);
-            go_live(&rig.tables, &[SHOP]).await;
-            let leader = rig.lead("a").await;
-            let first = rig.until(SHOP, |note| note.until_ms > 0).await;
-            rig.until_served("a", SHOP).await;
-            let (_, before) = rig.page("a", SHOP).await;
+            let (rig, leader, first, before) = certified().await;
             jump(THREE_DAYS_MS);
             // Any change makes the leader look.
             go_live(&rig.tables, &[SHOP]).await;
@@ -29,6 +23,18 @@ fn a_certificate_is_renewed_before_it_is_over_and_the_new_one_served() {
             leader.end().await;
         },
     );
+}
+
+/// A domain has its certificate, and the door shows it: the note of it, and what is shown.
+async fn certified() -> (Rig, Leader, CertificateNote, Vec<u8>) {
+    let mut rig = Rig::new().await;
+    rig.open("a", "127.0.0.1", &[Speaks::Http, Speaks::Https]);
+    go_live(&rig.tables, &[SHOP]).await;
+    let leader = rig.lead("a").await;
+    let first = rig.until(SHOP, |note| note.until_ms > 0).await;
+    rig.until_served("a", SHOP).await;
+    let (_, before) = rig.page("a", SHOP).await;
+    (rig, leader, first, before)
 }
 
 /// Waits until the door shows another certificate than this.
@@ -47,13 +53,7 @@ fn a_ca_that_is_down_costs_nothing_but_time() {
     alone(
         "router::acme::later::a_ca_that_is_down_costs_nothing_but_time",
         async {
-            let mut rig = Rig::new().await;
-            rig.open("a", "127.0.0.1", &[Speaks::Http, Speaks::Https]);
-            go_live(&rig.tables, &[SHOP]).await;
-            let leader = rig.lead("a").await;
-            let first = rig.until(SHOP, |note| note.until_ms > 0).await;
-            rig.until_served("a", SHOP).await;
-            let (_, before) = rig.page("a", SHOP).await;
+            let (mut rig, leader, first, before) = certified().await;
             rig.ca.stop();
             jump(THREE_DAYS_MS);
             go_live(&rig.tables, &[SHOP]).await;
